@@ -1,0 +1,99 @@
+"""Files in and out: checked JSON, atomic writes, and names that cannot leave their folder.
+
+Everything the package writes goes through `atomic_path` or `write_json`, so a killed process leaves either
+the old file or the new one, never half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glus.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+
+    The temporary name keeps the suffix of `path`, because image and video writers choose a codec by it.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> None:
+    """Write `value` as JSON to `path` atomically. Floats keep full precision; NaN is refused."""
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    write_bytes(path, text.encode("utf-8"))
+
+
+def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
+    """Parse the JSON file at `path`.
+
+    Raises:
+        InputError: the file is missing, unreadable, or not valid JSON; the message names it and, for a
+            syntax error, the line and column.
+    """
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return json.load(handle)
+    except FileNotFoundError:
+        raise InputError(f"{what} not found: {path}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
+            "is the download complete?"
+        ) from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{what} {path} cannot be read: {error}") from None
+
+
+def expect(value: Any, kind: type | tuple[type, ...], path: str | os.PathLike[str], field: str) -> Any:
+    """Return `value` if it is an instance of `kind`, else raise an InputError naming file and field."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(value, bool) and bool not in kinds:
+        value_ok = False
+    else:
+        value_ok = isinstance(value, kinds)
+    if not value_ok:
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise InputError(f"{path}: field {field} must be {wanted}, found {type(value).__name__}: {value!r:.80}")
+    return value
+
+
+def field(mapping: Any, key: str, kind: type | tuple[type, ...], path: str | os.PathLike[str], where: str) -> Any:
+    """`mapping[key]`, checked: raises an InputError when the field is missing or has another type."""
+    expect(mapping, dict, path, where)
+    if key not in mapping:
+        raise InputError(f"{path}: {where} has no field {key!r}")
+    return expect(mapping[key], kind, path, f"{where}.{key}")
+
+
+def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool = False) -> str:
+    """Check that `name`, which came from a data file, stays inside the folder it is joined to.
+
+    Args:
+        nested: allow `/` between parts (ReVOS video names contain it). `.` and `..` parts, absolute paths,
+            backslashes and control characters are always refused.
+    """
+    parts = name.split("/") if nested else [name]
+    bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 for c in name)
+    if bad or (not nested and "/" in name):
+        raise InputError(f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder")
+    return name
