@@ -73,11 +73,15 @@ def expect(value: Any, kind: type | tuple[type, ...], path: str | os.PathLike[st
         value_ok = isinstance(value, kinds)
     if not value_ok:
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise InputError(f"{path}: field {field} must be {wanted}, found {type(value).__name__}: {value!r:.80}")
+        raise InputError(
+            f"{path}: field {field} must be {wanted}, found {type(value).__name__}: {value!r:.80}"
+        )
     return value
 
 
-def field(mapping: Any, key: str, kind: type | tuple[type, ...], path: str | os.PathLike[str], where: str) -> Any:
+def field(
+    mapping: Any, key: str, kind: type | tuple[type, ...], path: str | os.PathLike[str], where: str
+) -> Any:
     """`mapping[key]`, checked: raises an InputError when the field is missing or has another type."""
     expect(mapping, dict, path, where)
     if key not in mapping:
@@ -95,5 +99,7 @@ def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool 
     parts = name.split("/") if nested else [name]
     bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 for c in name)
     if bad or (not nested and "/" in name):
-        raise InputError(f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder")
+        raise InputError(
+            f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder"
+        )
     return name
