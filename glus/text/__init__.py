@@ -1,0 +1,1 @@
+"""Words in, token ids out: prompt templates, the legacy LLaMA tokenization, training labels. No torch."""

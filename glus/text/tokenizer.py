@@ -1,0 +1,225 @@
+"""The LLaMA tokenizer with GLUS's added tokens, in the legacy form the released weights were trained with.
+
+Current transformers tokenizers give other ids around added tokens, without any error, so the rule is written
+out here on the sentencepiece library (reference glus.md 3.2, behaviour C1):
+
+1. Cut the text at special tokens (`<s>`, `</s>`, `<unk>`) and added tokens (`[SEG]`, `<im_start>`, ...).
+2. Strip whitespace from plain text on the side that touches an added token; drop what becomes empty.
+3. Encode every plain piece on its own, so that each begins with a fresh word-start mark.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from glus.errors import InputError
+from glus.io import expect, read_json, write_bytes, write_json
+
+SEG_TOKEN = "[SEG]"
+IM_START_TOKEN = "<im_start>"
+IM_END_TOKEN = "<im_end>"
+IM_PATCH_TOKEN = "<im_patch>"
+IMAGE_PLACEHOLDER = "<image>"
+IMAGE_INDEX = -200
+"""Stands for one image in an id list; the model splices that image's tokens in its place."""
+
+BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = "<s>", "</s>", "<unk>"
+REQUIRED_ADDED = (SEG_TOKEN, IM_START_TOKEN, IM_END_TOKEN)
+MODEL_FILE = "tokenizer.model"
+ADDED_FILE = "added_tokens.json"
+
+
+class GlusTokenizer:
+    """Text <-> ids. Ids are looked up by token text, never assumed: checkpoints differ in their order.
+
+    Args:
+        model_bytes: content of a sentencepiece `tokenizer.model`.
+        added_tokens: token text -> id; ids must continue the sentencepiece vocabulary without gaps.
+        strip_around_added: strip whitespace beside added tokens (C1; False only for experiments).
+
+    Raises:
+        InputError: not a sentencepiece model, a required token missing, or ids that clash or leave gaps.
+    """
+
+    def __init__(
+        self, model_bytes: bytes, added_tokens: Mapping[str, int], strip_around_added: bool = True
+    ) -> None:
+        self._model_bytes = model_bytes
+        self._sp = _load_sentencepiece(model_bytes)
+        self._added = dict(added_tokens)
+        self._strip = strip_around_added
+        _check_added(self._added, self._sp.vocab_size())
+        self._special = {text: self._piece_id(text) for text in (BOS_TOKEN, EOS_TOKEN, UNK_TOKEN)}
+        self._ids = {**self._special, **self._added}
+        self._texts = {index: text for text, index in self._ids.items()}
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._cutter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str], strip_around_added: bool = True) -> GlusTokenizer:
+        """Read `tokenizer.model` and `added_tokens.json` from a checkpoint folder.
+
+        `tokenizer_config.json` is not read: whatever class or `legacy` flag it names, the ids stay those
+        the weights were trained with (defect D48).
+
+        Raises:
+            InputError: a file is missing or unusable; the message names it.
+        """
+        folder = Path(path)
+        missing = [name for name in (MODEL_FILE, ADDED_FILE) if not (folder / name).is_file()]
+        if missing:
+            raise InputError(f"{folder}: tokenizer files missing: {', '.join(missing)}")
+        added_path = folder / ADDED_FILE
+        added = expect(read_json(added_path, "added tokens"), dict, added_path, "(top level)")
+        for text, index in added.items():
+            expect(index, int, added_path, text)
+        try:
+            return cls((folder / MODEL_FILE).read_bytes(), added, strip_around_added)
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from None
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `tokenizer.model` (same bytes as loaded) and `added_tokens.json` into `folder`."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        write_bytes(target / MODEL_FILE, self._model_bytes)
+        write_json(target / ADDED_FILE, dict(sorted(self._added.items())))
+
+    def __len__(self) -> int:
+        """Rows an embedding table needs: base vocabulary plus added tokens."""
+        return int(self._sp.vocab_size()) + len(self._added)
+
+    @property
+    def seg_id(self) -> int:
+        return self._added[SEG_TOKEN]
+
+    @property
+    def im_start_id(self) -> int:
+        return self._added[IM_START_TOKEN]
+
+    @property
+    def im_end_id(self) -> int:
+        return self._added[IM_END_TOKEN]
+
+    @property
+    def im_patch_id(self) -> int | None:
+        """None when the checkpoint has no such token; GLUS never emits it."""
+        return self._added.get(IM_PATCH_TOKEN)
+
+    @property
+    def bos_id(self) -> int:
+        return self._special[BOS_TOKEN]
+
+    @property
+    def eos_id(self) -> int:
+        return self._special[EOS_TOKEN]
+
+    @property
+    def unk_id(self) -> int:
+        return self._special[UNK_TOKEN]
+
+    @property
+    def pad_id(self) -> int:
+        """Padding uses `<unk>`, as in training."""
+        return self._special[UNK_TOKEN]
+
+    @property
+    def added_tokens(self) -> dict[str, int]:
+        return dict(self._added)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` with a leading `<s>`, no `</s>` at the end. `<image>` is plain text here."""
+        ids = [self.bos_id]
+        parts = self._cutter.split(text)  # plain, token, plain, token, ..., plain
+        for position, part in enumerate(parts):
+            if position % 2:
+                ids.append(self._ids[part])
+                continue
+            if self._strip and position > 0 and parts[position - 1] in self._added:
+                part = part.lstrip()
+            if self._strip and position + 1 < len(parts) and parts[position + 1] in self._added:
+                part = part.rstrip()
+            if part:
+                ids.extend(self._sp.encode(part))
+        return ids
+
+    def encode_with_images(self, prompt: str) -> list[int]:
+        """Ids of a prompt in which every literal `<image>` becomes one IMAGE_INDEX. Leading `<s>` once."""
+        first, *others = prompt.split(IMAGE_PLACEHOLDER)
+        ids = self.encode(first)
+        for part in others:
+            ids.append(IMAGE_INDEX)
+            ids.extend(self.encode(part)[1:])
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, special tokens kept and added tokens set off by spaces, as the original decoder.
+
+        Raises:
+            ValueError: an id outside the vocabulary (IMAGE_INDEX included).
+        """
+        sections: list[str] = []
+        run: list[int] = []
+        for index in ids:
+            if not 0 <= index < len(self):
+                raise ValueError(f"token id {index} is outside the vocabulary of {len(self)}")
+            if self._texts.get(index) in self._added:
+                if run:
+                    sections.append(self._decode_run(run))
+                sections.append(self._texts[index])
+                run = []
+            else:
+                run.append(index)
+        if run:
+            sections.append(self._decode_run(run))
+        return " ".join(sections)
+
+    def _decode_run(self, run: Sequence[int]) -> str:
+        """Decode ids without added tokens. Text that runs into a special token gets a space in front."""
+        out = ""
+        plain: list[int] = []
+        for index in run:
+            if index not in self._texts:
+                plain.append(index)
+                continue
+            if plain:
+                out += " " + self._sp.decode(plain)
+                plain = []
+            out += self._texts[index]
+        return out + (self._sp.decode(plain) if plain else "")
+
+    def _piece_id(self, text: str) -> int:
+        index = int(self._sp.piece_to_id(text))
+        if self._sp.id_to_piece(index) != text:
+            raise InputError(f"{MODEL_FILE} has no token {text}; a LLaMA sentencepiece model is needed")
+        return index
+
+
+def _load_sentencepiece(model_bytes: bytes) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model_bytes)
+        size = processor.vocab_size()
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{MODEL_FILE} is not a sentencepiece model: {error}") from None
+    if size == 0:
+        raise InputError(f"{MODEL_FILE} is an empty sentencepiece model")
+    return processor
+
+
+def _check_added(added: Mapping[str, int], base: int) -> None:
+    missing = [text for text in REQUIRED_ADDED if text not in added]
+    if missing:
+        raise InputError(f"{ADDED_FILE} lacks the tokens {', '.join(missing)}")
+    if "" in added:
+        raise InputError(f"{ADDED_FILE} holds a token with an empty text")
+    if sorted(added.values()) != list(range(base, base + len(added))):
+        raise InputError(
+            f"{ADDED_FILE}: ids must be {base} to {base + len(added) - 1}, each once, because the base "
+            f"vocabulary has {base} tokens; found {dict(added)}"
+        )
