@@ -6,6 +6,7 @@ the old file or the new one, never half of it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -29,6 +30,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What a user can set right; any other OSError is a defect and keeps its traceback.
+_DISK_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS"),
+        *("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EIO"),
+    )
+)
+
+
+@contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a failure to write `path` (disk full, no permission, no such folder) into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
+        raise InputError(f"cannot write {error.filename or path}: {error.strerror}; {hint}") from None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -67,21 +90,14 @@ def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
 def expect(value: Any, kind: type | tuple[type, ...], path: str | os.PathLike[str], field: str) -> Any:
     """Return `value` if it is an instance of `kind`, else raise an InputError naming file and field."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if isinstance(value, bool) and bool not in kinds:
-        value_ok = False
-    else:
-        value_ok = isinstance(value, kinds)
-    if not value_ok:
+    stray_bool = isinstance(value, bool) and bool not in kinds  # bool is an int to isinstance
+    if stray_bool or not isinstance(value, kinds):
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise InputError(
-            f"{path}: field {field} must be {wanted}, found {type(value).__name__}: {value!r:.80}"
-        )
+        raise InputError(f"{path}: field {field} must be {wanted}, found {type(value).__name__}: {value!r:.80}")
     return value
 
 
-def field(
-    mapping: Any, key: str, kind: type | tuple[type, ...], path: str | os.PathLike[str], where: str
-) -> Any:
+def field(mapping: Any, key: str, kind: type | tuple[type, ...], path: str | os.PathLike[str], where: str) -> Any:
     """`mapping[key]`, checked: raises an InputError when the field is missing or has another type."""
     expect(mapping, dict, path, where)
     if key not in mapping:
@@ -99,7 +115,5 @@ def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool 
     parts = name.split("/") if nested else [name]
     bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 for c in name)
     if bad or (not nested and "/" in name):
-        raise InputError(
-            f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder"
-        )
+        raise InputError(f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder")
     return name
