@@ -1,0 +1,1 @@
+"""Data sets as records of (video, expression), image transforms, and the synthetic set."""

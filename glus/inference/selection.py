@@ -1,0 +1,110 @@
+"""Which frames the model sees and in what order (reference glus.md 7.2-7.3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from glus.errors import InputError
+from glus.io import expect, read_json
+
+ContextChoice = Literal["middle", "linspace"]
+
+
+def context_frames(n: int, count: int = 4, choice: ContextChoice = "middle") -> list[int]:
+    """Indices of the `count` context frames of a clip of `n` frames; they repeat when the clip is short.
+
+    Args:
+        choice: "middle" takes an element near the middle of each of `count` equal segments, as the released
+            scripts do (C12); "linspace" spreads them from the first to the last frame, as its notebook does.
+
+    Raises:
+        ValueError: `n` or `count` below 1, or an unknown choice.
+    """
+    if n < 1 or count < 1:
+        raise ValueError(f"need at least one frame and one context frame, got {n} and {count}")
+    if choice == "linspace":
+        return [int(i) for i in np.linspace(0, n - 1, count, dtype=int)]
+    if choice != "middle":
+        raise ValueError(f"unknown choice of context frames: {choice!r}")
+    borders = np.linspace(0, n, count + 1, dtype=int)
+    middle = -(-n // count) // 2
+    chosen = np.minimum(borders[:-1] + middle, borders[1:] - 1)
+    # an empty first segment gives -1, which the original used as an index: the last frame
+    return [int(i) for i in chosen % n]
+
+
+def passes(n: int, key_frame: int = 0) -> list[list[int]]:
+    """Frame indices of each pass in processing order: forward from the key frame, then backward from it.
+
+    The key frame belongs to both passes; the result of the later pass is the one to keep. Memory starts
+    empty in each.
+
+    Raises:
+        ValueError: the key frame is not a frame of the clip.
+    """
+    if not 0 <= key_frame < n:
+        raise ValueError(f"key frame {key_frame} is not among {n} frames")
+    forward = list(range(key_frame, n))
+    return [forward] if key_frame == 0 else [forward, list(range(key_frame, -1, -1))]
+
+
+class KeyFrames:
+    """Key frames by (video, expression) from a key-frame selector's JSON.
+
+    Attributes:
+        missing: how often `index` had no entry and answered 0, for the caller to report.
+    """
+
+    def __init__(self, table: Mapping[str, int | str], source: str | os.PathLike[str]) -> None:
+        self._table = dict(table)
+        self._source = Path(source)
+        self.missing = 0
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def index(self, video: str, exp_id: str | int, frames: Sequence[str]) -> int:
+        """Position of the key frame in `frames`; 0 where the file says nothing about the expression.
+
+        An entry is a frame name, or a number equal to the integer value of one.
+
+        Raises:
+            InputError: the entry names no frame of this video, or more than one.
+        """
+        key = f"{video}_{exp_id}"
+        if key not in self._table:
+            self.missing += 1
+            return 0
+        value = self._table[key]
+        if value in frames:
+            return list(frames).index(str(value))
+        number = _as_number(value)
+        found = [i for i, name in enumerate(frames) if number is not None and _as_number(name) == number]
+        if len(found) != 1:
+            fault = "names no frame" if not found else "fits several frames"
+            shown = f"{frames[0]} to {frames[-1]}" if frames else "none"
+            raise InputError(f"{self._source}: {key} = {value!r} {fault} of video {video} (frames {shown})")
+        return found[0]
+
+
+def load_key_frames(path: str | os.PathLike[str]) -> KeyFrames:
+    """Read `{"<video>_<exp_id>": frame name or number}`.
+
+    Raises:
+        InputError: not such a file; the message names the entry.
+    """
+    table: dict[str, Any] = expect(read_json(path, "key-frame file"), dict, path, "(top level)")
+    for key, value in table.items():
+        expect(value, (int, str), path, key)
+    return KeyFrames(table, path)
+
+
+def _as_number(name: int | str) -> int | None:
+    if isinstance(name, int):
+        return name
+    return int(name) if name.isascii() and name.isdigit() else None
