@@ -83,7 +83,7 @@ def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
             f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
             "is the download complete?"
         ) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{what} {path} cannot be read: {error}") from None
 
 
@@ -110,10 +110,10 @@ def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool 
 
     Args:
         nested: allow `/` between parts (ReVOS video names contain it). `.` and `..` parts, absolute paths,
-            backslashes and control characters are always refused.
+            backslashes, control characters and text that is no valid Unicode are always refused.
     """
     parts = name.split("/") if nested else [name]
-    bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 for c in name)
+    bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name)
     if bad or (not nested and "/" in name):
         raise InputError(f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder")
     return name
