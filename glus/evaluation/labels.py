@@ -1,0 +1,101 @@
+"""Label maps: one image per frame whose pixel values are object ids (0 background, 255 void).
+
+Palette images are read by index, gray ones by value (reference evaluation.md 5.2 and 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from glus.errors import InputError
+from glus.evaluation.kernels import compiled
+
+LabelMap = npt.NDArray[np.uint8]
+VOID = 255
+
+
+def read_labels(path: Path) -> LabelMap:
+    """Read a label map, uint8 [H, W].
+
+    Raises:
+        InputError: the file is missing, broken, or neither a palette nor an 8-bit (or 1-bit) gray image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise InputError(
+                    f"{path}: mode {image.mode}; a label map is a palette or 8-bit gray PNG of object ids"
+                )
+            return np.asarray(image).astype(np.uint8, copy=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing") from None
+    # Pillow reports broken files by all of these.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+@compiled
+def _flag(labels: LabelMap, flags: LabelMap) -> None:
+    for row in labels:
+        last = 0
+        for label in row:
+            if label != last:
+                flags[label] = 1
+                last = label
+
+
+def present_ids(labels: LabelMap) -> list[int]:
+    """The ids other than 0 in a label map, ascending."""
+    flags = np.zeros(256, np.uint8)
+    _flag(labels, flags)
+    return [int(i) for i in np.flatnonzero(flags) if i]
+
+
+def frame_names(folder: Path) -> list[str]:
+    """Sorted names, without suffix, of the PNG files in `folder`; empty when there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.stem for p in folder.iterdir() if p.suffix == ".png" and not p.name.startswith("."))
+
+
+def folder_names(root: Path) -> list[str]:
+    """Sorted names of the folders in `root`.
+
+    Raises:
+        InputError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def merge_objects(scores: Sequence[npt.NDArray[Any]], threshold: float = 0.5, background: float = 0.1) -> LabelMap:
+    """Merge score maps of single objects into one label map, uint8 [H, W] with 1 for the first object.
+
+    Scores below `threshold` count as 0, the background competes with a constant score, and the highest score
+    wins; on ties the background, then the first object (reference evaluation.md 3.3). With binary masks the
+    first object that covers a pixel gets it.
+
+    Args:
+        scores: per object [H, W], all of one shape: float in 0..1, or bool.
+
+    Raises:
+        ValueError: no objects, more than 254, or different shapes.
+    """
+    if not 0 < len(scores) < VOID or len({s.shape for s in scores}) != 1:
+        raise ValueError("merging needs 1 to 254 score maps of one shape")
+    labels = np.zeros(scores[0].shape, np.uint8)
+    best = np.full(scores[0].shape, background, np.float32)
+    for label, score in enumerate(scores, start=1):
+        wins = (score >= threshold) & (score > best)
+        labels[wins] = label
+        best[wins] = score[wins]
+    return labels
