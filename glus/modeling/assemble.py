@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-IMAGE_PLACEHOLDER = -200
+from glus.text.tokenizer import IMAGE_INDEX
+
 IGNORE_LABEL = -100
 
 
@@ -56,12 +57,12 @@ class Assembled:
 
 
 def plan_layout(rows: Sequence[Sequence[int]], tokens_per_image: int, seg_id: int) -> Layout:
-    """Lay out un-padded id rows (with `IMAGE_PLACEHOLDER` for images)."""
+    """Lay out un-padded id rows (with `IMAGE_INDEX` for images)."""
     plan = Layout([], [], [], [], [], [], [], [], [])
     for row, ids in enumerate(rows):
         column = segs = 0
         for index, token in enumerate(ids):
-            if token == IMAGE_PLACEHOLDER:
+            if token == IMAGE_INDEX:
                 plan.image_rows.append(row)
                 plan.image_columns.append(column)
                 column += tokens_per_image
@@ -90,7 +91,7 @@ def assemble(
     """Splice image tokens into the embedded text.
 
     Args:
-        rows: un-padded token ids per row, `IMAGE_PLACEHOLDER` where an image goes.
+        rows: un-padded token ids per row, `IMAGE_INDEX` where an image goes.
         image_tokens: (images, tokens_per_image, H), consumed in order across the batch.
         labels: per row, as long as the row; the placeholder's own label is ignored.
         max_positions: limit of the expanded length (the LLM's position range, D25).
@@ -135,7 +136,7 @@ def _place_labels(
         label
         for ids, row in zip(rows, labels, strict=True)
         for i, label in zip(ids, row, strict=True)
-        if i != IMAGE_PLACEHOLDER
+        if i != IMAGE_INDEX
     ]
     placed = torch.full((len(rows), longest), IGNORE_LABEL, dtype=torch.int64)
     placed[plan.text_rows, plan.text_columns] = torch.tensor(text, dtype=torch.int64)

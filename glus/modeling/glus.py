@@ -15,8 +15,8 @@ from torch import nn
 from glus.config import ModelConfig
 from glus.modeling.assemble import Assembled, assemble
 from glus.modeling.language import LanguageModel
-from glus.modeling.mask_decoder import RELEASED_GAMMA, FrameFeatures, MaskOutput, Sam2Path
-from glus.modeling.memory import MemoryBank
+from glus.modeling.mask_decoder import FrameFeatures, MaskOutput, Sam2Path
+from glus.modeling.memory import MemoryBank, MemoryEntry
 from glus.modeling.vision import VisionTower
 
 
@@ -48,7 +48,9 @@ class GLUSModel(nn.Module):
         self.vision = VisionTower(config.vision, hidden, config.behaviour.token_pooling)
         self.language = LanguageModel(config.language)
         self.seg_head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out))
-        self.sam = Sam2Path(config.sam2, config.behaviour)
+        # sam2's constructors read values of tensors they make, which the meta device has none of.
+        with torch.device("cpu"):
+            self.sam = Sam2Path(config.sam2, config.behaviour)
 
     @property
     def device(self) -> torch.device:
@@ -59,12 +61,9 @@ class GLUSModel(nn.Module):
         return self.seg_head[0].weight.dtype  # type: ignore[return-value]
 
     def finish_loading(self) -> None:
-        """What must follow every change of weights, device or dtype."""
+        """Recompute what is not stored; call after every change of weights, device or dtype."""
         self.language.reset_rotary(self.device)
-        if self.config.behaviour.reset_memory_gamma:
-            with torch.no_grad():
-                for layer in self.sam.memory_encoder.fuser.layers:
-                    layer.gamma.fill_(RELEASED_GAMMA)
+        self.vision.reset_buffers(self.device)
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) CLIP pixels -> (N, tokens_per_image, H) LLM tokens."""
@@ -133,10 +132,13 @@ class GLUSModel(nn.Module):
 
     def remember(
         self, features: FrameFeatures, output: MaskOutput, bank: MemoryBank | None, position: int
-    ) -> None:
-        """Encode a decoded frame into the bank."""
-        if bank is not None:
-            bank.store(position, self.sam.encode_memory(features, output))
+    ) -> MemoryEntry | None:
+        """Encode a decoded frame into the bank; without a bank nothing is encoded."""
+        if bank is None:
+            return None
+        entry = self.sam.encode_memory(features, output)
+        bank.store(position, entry)
+        return entry
 
     def new_bank(self, stride: int) -> MemoryBank:
         """An empty memory bank for one pass."""

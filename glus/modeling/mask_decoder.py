@@ -22,6 +22,7 @@ from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_utils import MLP
 from torch import nn
+from torch.func import functional_call
 
 from glus.config import Behaviour, Sam2Config
 from glus.modeling.memory import MemoryEntry, Recall
@@ -292,13 +293,25 @@ class Sam2Path(nn.Module):
         expressions = output.low_res.shape[0]
         conditioned = self.behaviour.memory_features == "conditioned"
         image = output.embed if conditioned else features.embed.expand(expressions, -1, -1, -1)
-        encoded = self.memory_encoder(image, mask, skip_mask_sigmoid=True)
+        encoded = functional_call(
+            self.memory_encoder, self._gamma_override(), (image, mask), {"skip_mask_sigmoid": True}
+        )
         pointer = None
         if self.behaviour.object_pointers:
             present = (output.object_score > 0).to(self.dtype)[:, None]
             pointer = present * self.obj_ptr_proj(output.token) + (1 - present) * self.no_obj_ptr
         position = encoded["vision_pos_enc"][0].expand(expressions, -1, -1, -1)
         return MemoryEntry(encoded["vision_features"], position, pointer)
+
+    def _gamma_override(self) -> dict[str, torch.Tensor]:
+        """The layer scales the original's loader leaves behind (C11), without touching the weights."""
+        if not self.behaviour.reset_memory_gamma:
+            return {}
+        return {
+            name: torch.full_like(parameter, RELEASED_GAMMA)
+            for name, parameter in self.memory_encoder.named_parameters()
+            if name.endswith(".gamma")
+        }
 
 
 def stability_score(logits: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,12 @@ class VisionTower(nn.Module):
         )
         self.projector = nn.Linear(config.hidden_size, llm_dim)
 
+    def reset_buffers(self, device: torch.device) -> None:
+        """Rebuild CLIP's position indices, which a model built on the meta device lacks."""
+        embeddings = self.tower.embeddings
+        count = (self.config.image_size // self.config.patch_size) ** 2 + 1
+        embeddings.position_ids = torch.arange(count, device=device)[None]
+
     def patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """CLIP patch states of hidden layer `select_layer`, without CLS.
 
