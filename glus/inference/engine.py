@@ -165,12 +165,13 @@ class ExpressionPass:
         ids = self.window_ids(len(self.window))
         window = [*self.clip.context, *self.window]
         readout = self.model.read_window([ids], self.clip.tokens(window))
-        recalled = self.bank.recalled_positions(self.position) if self.bank is not None else []
         output = memory = None
+        recalled: list[int] = []
         height, width = self.clip.image(frame).shape[:2]
         mask, score = np.zeros((height, width), dtype=bool), 0.0
         if bool(self.model.accepts(readout)[0]):
             features = self.clip.features(frame)
+            recalled = self.bank.recalled_positions(self.position) if self.bank is not None else []
             output = self.model.segment_frame(features, readout.embedding, self.bank, self.position)
             memory = self.model.remember(features, output, self.bank, self.position)
             mask = (upsample_logits(output.low_res, height, width)[0] > 0).cpu().numpy()
