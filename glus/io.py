@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from glus.errors import InputError
+from glus.errors import InputError, OutputError
 
 
 @contextmanager
@@ -44,14 +44,14 @@ _DISK_ERRORS = frozenset(
 
 @contextmanager
 def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a failure to write `path` (disk full, no permission, no such folder) into an `InputError`."""
+    """Turn a failure to write `path` (disk full, no permission, no such folder) into an `OutputError`."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
-        raise InputError(f"cannot write {error.filename or path}: {error.strerror}; {hint}") from None
+        raise OutputError(f"cannot write {error.filename or path}: {error.strerror}; {hint}") from None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -105,6 +105,11 @@ def field(mapping: Any, key: str, kind: type | tuple[type, ...], path: str | os.
     return expect(mapping[key], kind, path, f"{where}.{key}")
 
 
+def is_unicode(text: str) -> bool:
+    """False for text with lone surrogates, which JSON can spell but no file name or tokenizer can take."""
+    return not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
+
+
 def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool = False) -> str:
     """Check that `name`, which came from a data file, stays inside the folder it is joined to.
 
@@ -113,7 +118,8 @@ def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool 
             backslashes, control characters and text that is no valid Unicode are always refused.
     """
     parts = name.split("/") if nested else [name]
-    bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name)
+    bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 for c in name)
+    bad = bad or not is_unicode(name)
     if bad or (not nested and "/" in name):
         raise InputError(f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder")
     return name

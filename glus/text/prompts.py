@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from glus.errors import InputError
+from glus.io import is_unicode
 from glus.text.tokenizer import (
     BOS_TOKEN,
     EOS_TOKEN,
@@ -81,7 +82,7 @@ def check_expression(text: str, where: str = "expression") -> str:
     """
     if not clean_expression(text).strip():
         raise InputError(f"{where} is empty: {text!r}; write what to segment, e.g. 'the red car'")
-    if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+    if not is_unicode(text):
         raise InputError(f"{where} is not valid Unicode text: {text!r}")
     lowered = text.lower()
     found = [token for token in _RESERVED if token.lower() in lowered]
