@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from glus.errors import InputError
 from glus.text import prompts
 from glus.text.tokenizer import IMAGE_INDEX, GlusTokenizer
+
+LLAMA_MODEL_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,22 @@ def test_windows(data: dict[str, Any], tokenizer: GlusTokenizer, part: str) -> N
             assert window["frames"] == context + dialog.rounds, where
             dialog.record(token == tokenizer.seg_id)
             history.append(token == tokenizer.seg_id)
+
+
+def test_released_token_order(data: dict[str, Any], golden: Callable[[str], Path]) -> None:
+    """The worked example of the reference (3.3) with the ids of the released checkpoints."""
+    model = (golden("glus") / data["tokenizer"]["file"]).read_bytes()
+    if hashlib.sha256(model).hexdigest() != LLAMA_MODEL_SHA256:
+        pytest.skip("the golden set holds another sentencepiece model than the released checkpoints")
+    names = ("<im_patch>", "<im_start>", "<im_end>", "[SEG]")
+    tokenizer = GlusTokenizer(model, {name: 32000 + i for i, name in enumerate(names)})
+    expression = prompts.clean_expression("The panda that has stayed in place with little movement.")
+    windows = [tokenizer.encode_with_images(prompts.window_prompt(expression, rounds)) for rounds in range(1, 5)]
+    assert [len(ids) for ids in windows] == [92, 132, 172, 212]
+    assert windows[0][31:46] == [3148, 1001, 29901, *[32001, IMAGE_INDEX, 32002] * 4]
+    answer = [18585, 29892, 278, 10768, 362, 1121, 338]
+    assert windows[0][-8:] == [*answer, 29871]
+    assert windows[1][84:100] == [*answer, 32003, 869, 2, 3148, 1001, 29901, 32001, IMAGE_INDEX, 32002]
 
 
 def test_expression_cleaning(golden: Callable[[str], Path]) -> None:
