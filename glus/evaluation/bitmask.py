@@ -49,9 +49,12 @@ class BitMask:
         if mask.ndim != 2 or 0 in mask.shape:
             raise ValueError(f"a mask has shape [height, width], both at least 1; found {mask.shape}")
         height, width = mask.shape
-        packed = np.zeros((height, (width + 63) // 64 * 8), np.uint8)
-        packed[:, : (width + 7) // 8] = np.packbits(mask if mask.dtype == np.bool_ else mask != 0, axis=1)
-        return cls(packed.view(">u8").astype(np.uint64), width)
+        if mask.dtype != np.uint8:
+            mask = mask != 0
+        data = np.ascontiguousarray(mask).view(np.uint8).reshape(-1)
+        words = np.empty((height, (width + 63) // 64), np.uint64)
+        kernels.pack_bytes(data, 0, width, width, words)
+        return cls(words, width)
 
     @classmethod
     def from_rle(cls, rle: Any, where: str = "RLE") -> BitMask:

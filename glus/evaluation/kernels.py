@@ -7,16 +7,32 @@ on both sides of each row, so that a window around any pixel can be read without
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function given as LLVM instructions; callers leave out its first argument."""
+    return cast(Callable[..., Any], numba_intrinsic(function))
+
+
+def compiled(function: F) -> F:
+    """Compile without the interpreter lock; the machine code is cached beside the source."""
+    return cast(F, njit(cache=True, nogil=True)(function))
+
 
 ONE = np.uint64(1)
 FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 BITS = np.uint64(64)
+LOW7 = np.uint64(0x7F7F7F7F7F7F7F7F)
+GATHER = np.uint64(0x8040201008040201)  # moves bit 0 of byte i to bit 63 - i
 
 # What `parse_counts` and `fill_runs` return instead of a length when the text is not a run-length code.
 BAD_CHARACTER, UNFINISHED, NEGATIVE_RUN, TOO_LONG, TOO_SHORT = -1, -2, -3, -4, -5
@@ -42,23 +58,60 @@ def leading_zeros(typingctx: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@njit(cache=True, nogil=True)
-def parse_counts(text: np.ndarray, counts: np.ndarray) -> int:
-    """Decode COCO's compressed counts (`text`: uint8 characters) into `counts`; returns how many, or an error code.
+@intrinsic
+def swap_bytes(typingctx: Any, word: Any) -> Any:
+    """The bytes of a uint64 in reverse order."""
 
-    Five bits per character, low first; bit 5 says that more follow, bit 4 of the last is the sign. From the fourth
-    on, a number is the difference to the one two places before.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bswap(args[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def load_word(typingctx: Any, data: Any, offset: Any) -> Any:
+    """The eight bytes of a contiguous uint8 array from `offset` on, little end first, at any alignment."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        place = builder.bitcast(builder.gep(array.data, [args[1]]), ir.IntType(64).as_pointer())
+        word = builder.load(place)
+        word.align = 1
+        return word
+
+    return types.uint64(data, types.int64), generate
+
+
+@intrinsic
+def store_word(typingctx: Any, data: Any, offset: Any, word: Any) -> Any:
+    """Write eight bytes to a contiguous uint8 array from `offset` on, little end first, at any alignment."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        place = builder.bitcast(builder.gep(array.data, [args[1]]), ir.IntType(64).as_pointer())
+        builder.store(args[2], place).align = 1
+        return context.get_dummy_value()
+
+    return types.none(data, types.int64, types.uint64), generate
+
+
+@compiled
+def parse_counts(text: np.ndarray, counts: np.ndarray) -> int:
+    """Decode COCO's compressed counts (`text`: uint8) into `counts`; returns how many, or an error code.
+
+    Five bits per character, low first; bit 5 says that more follow, bit 4 of the last is the sign. From the
+    fourth on, a number is the difference to the one two places before.
     """
     n = 0
     i = 0
     while i < text.size:
-        value = np.int64(0)
-        shift = np.int64(0)
+        value = 0
+        shift = 0
         more = True
         while more:
             if i >= text.size:
                 return UNFINISHED
-            c = np.int64(text[i]) - 48
+            c = int(text[i]) - 48
             i += 1
             if c < 0 or c > 63 or shift > 50:
                 return BAD_CHARACTER
@@ -66,7 +119,7 @@ def parse_counts(text: np.ndarray, counts: np.ndarray) -> int:
             shift += 5
             more = (c & 32) != 0
             if not more and (c & 16) != 0:
-                value |= np.int64(-1) << shift
+                value |= -1 << shift
         if n > 2:
             value += counts[n - 2]
         if value < 0:
@@ -76,22 +129,22 @@ def parse_counts(text: np.ndarray, counts: np.ndarray) -> int:
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_runs(counts: np.ndarray, height: int, width: int, words: np.ndarray) -> int:
     """Draw column-major runs (background first) into the zeroed `words`; returns 0 or an error code.
 
     The bits where a run begins and ends are toggled, and a running xor down each column fills the rest; a run that
     goes on into the next column also toggles that column's top bit.
     """
-    total = np.int64(height) * width
-    position = np.int64(0)
+    total = height * width
+    position = 0
     for i in range(counts.size):
         begin = position
         if counts[i] < 0:
             return NEGATIVE_RUN
         if counts[i] > total - position:
             return TOO_LONG
-        position += counts[i]
+        position += int(counts[i])
         if i % 2 == 0 or begin == position:
             continue
         first, last = begin // height, position // height
@@ -110,7 +163,7 @@ def fill_runs(counts: np.ndarray, height: int, width: int, words: np.ndarray) ->
     return 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def area(words: np.ndarray) -> int:
     """Number of foreground pixels."""
     n = 0
@@ -120,7 +173,7 @@ def area(words: np.ndarray) -> int:
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def overlap(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
     """Pixels in both masks and pixels in either mask."""
     both = 0
@@ -132,7 +185,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
     return both, either
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def boundary_map(words: np.ndarray, width: int, out: np.ndarray) -> int:
     """Write the padded boundary map of a mask to the zeroed `out`; returns its number of pixels.
 
@@ -166,7 +219,7 @@ def boundary_map(words: np.ndarray, width: int, out: np.ndarray) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_matches(a: np.ndarray, b: np.ndarray, radius: int, half: np.ndarray) -> int:
     """Number of pixels of the boundary map `a` that lie in the dilation of `b` by a disk; radius at most 31.
 
@@ -216,7 +269,7 @@ def count_matches(a: np.ndarray, b: np.ndarray, radius: int, half: np.ndarray) -
     return matched
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_matches_wide(a: np.ndarray, b: np.ndarray, radius: int, half: np.ndarray) -> int:
     """As `count_matches` for any radius (frames of more than about 3900 pixels diagonal)."""
     height = a.shape[0]
@@ -249,21 +302,42 @@ def count_matches_wide(a: np.ndarray, b: np.ndarray, radius: int, half: np.ndarr
     return matched
 
 
-@njit(cache=True, nogil=True)
-def pack_nonzero(samples: np.ndarray, words: np.ndarray) -> None:
-    """Set the bit of every non-zero sample; `samples` is uint8 or bool [height, width], `words` is overwritten."""
-    height, width = samples.shape
-    for y in range(height):
+@compiled
+def pack_bytes(data: np.ndarray, start: int, stride: int, width: int, words: np.ndarray) -> None:
+    """Set the bit of every non-zero byte; row y of `words` comes from `width` bytes at `start + y * stride`.
+
+    `data` is a contiguous uint8 vector; `words` is overwritten.
+    """
+    for y in range(words.shape[0]):
+        at = start + y * stride
         for k in range(words.shape[1]):
             word = np.uint64(0)
-            base = k * 64
-            for x in range(base, min(base + 64, width)):
-                if samples[y, x] != 0:
-                    word |= ONE << np.uint64(63 - (x - base))
+            base = at + k * 64
+            count = min(64, width - k * 64)
+            whole = count >> 3
+            for j in range(whole):
+                v = load_word(data, base + j * 8)
+                if v != 0:
+                    high = (((v & LOW7) + LOW7) | v) & ~LOW7
+                    word |= (((high >> np.uint64(7)) * GATHER) >> np.uint64(56)) << np.uint64(56 - j * 8)
+            for j in range(whole * 8, count):
+                if data[base + j] != 0:
+                    word |= ONE << np.uint64(63 - j)
             words[y, k] = word
 
 
-@njit(cache=True, nogil=True)
+@compiled
+def pack_bits(data: np.ndarray, start: int, stride: int, width: int, words: np.ndarray) -> None:
+    """As `pack_bytes` from rows of packed bits, high bit first; `data` has 8 readable bytes after its last row."""
+    last = FULL << np.uint64(63 - ((width - 1) & 63))
+    for y in range(words.shape[0]):
+        at = start + y * stride
+        for k in range(words.shape[1]):
+            words[y, k] = swap_bytes(load_word(data, at + k * 8))
+        words[y, words.shape[1] - 1] &= last
+
+
+@compiled
 def split_labels(labels: np.ndarray, slots: np.ndarray, words: np.ndarray) -> None:
     """Separate a label map: pixels of label v go to plane `slots[v]` of the zeroed `words`; slot -1 is dropped."""
     height, width = labels.shape

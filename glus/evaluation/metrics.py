@@ -1,4 +1,4 @@
-"""Frame metrics: region similarity J, boundary measure F (evaluation.md 1.1-1.3), accuracy A and robustness R (1.4).
+"""Frame metrics: J and F (evaluation.md 1.1-1.3), accuracy A and robustness R (1.4).
 
 The counts are those of the definition and the divisions run in its order, so results are bit-identical to the
 original tools.
@@ -39,7 +39,7 @@ def jaccard(gt: BitMask, pred: BitMask, void: BitMask | None = None) -> float:
 
 
 def boundary_counts(gt: BitMask, pred: BitMask, radius: int) -> tuple[int, int, int, int]:
-    """(boundary pixels of gt, of pred, those of gt within `radius` of pred's boundary, those of pred near gt's)."""
+    """Boundary pixels of gt and of pred, then those of each within `radius` of the other's boundary."""
     gt.check_shape(pred)
     (b_gt, n_gt), (b_pred, n_pred) = gt.boundary(), pred.boundary()
     if n_gt == 0 or n_pred == 0:
@@ -49,15 +49,11 @@ def boundary_counts(gt: BitMask, pred: BitMask, radius: int) -> tuple[int, int, 
     return n_gt, n_pred, count(b_gt, b_pred, radius, half), count(b_pred, b_gt, radius, half)
 
 
-def boundary_measure(
-    gt: BitMask, pred: BitMask, void: BitMask | None = None, bound_th: float = BOUND_TH
-) -> float:
+def boundary_measure(gt: BitMask, pred: BitMask, void: BitMask | None = None, bound_th: float = BOUND_TH) -> float:
     """F of one frame. One boundary map empty: 0; both empty: 1."""
     if void is not None:
         gt, pred = gt.without(void), pred.without(void)
-    n_gt, n_pred, gt_match, pred_match = boundary_counts(
-        gt, pred, boundary_radius(gt.height, gt.width, bound_th)
-    )
+    n_gt, n_pred, gt_match, pred_match = boundary_counts(gt, pred, boundary_radius(gt.height, gt.width, bound_th))
     if n_gt == 0 and n_pred == 0:
         precision = recall = 1.0
     elif n_pred == 0:
@@ -104,9 +100,7 @@ def _over_frames(
     if gt.shape != pred.shape or (void is not None and void.shape != gt.shape):
         raise ValueError(f"masks of different shape: {gt.shape}, {pred.shape}")
     if gt.ndim == 2:
-        return float(
-            measure(BitMask.pack(gt), BitMask.pack(pred), None if void is None else BitMask.pack(void))
-        )
+        return float(measure(BitMask.pack(gt), BitMask.pack(pred), None if void is None else BitMask.pack(void)))
     voids = [None] * len(gt) if void is None else [BitMask.pack(v) for v in void]
     pairs = zip(gt, pred, voids, strict=True)
     return np.array([measure(BitMask.pack(g), BitMask.pack(p), v) for g, p, v in pairs], np.float64)

@@ -1,0 +1,67 @@
+"""Masks in and out: COCO run-length codes and 1-bit PNG files.
+
+A mask is a bool array [height, width]; behind these functions is its packed form, `glus.evaluation.bitmask`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from glus.errors import InputError
+from glus.evaluation import png
+from glus.evaluation.bitmask import BitMask
+from glus.io import write_bytes
+
+Mask = NDArray[np.bool_]
+
+
+def decode_rle(rle: Any, height: int, width: int, where: str) -> Mask:
+    """Decode a COCO run-length code of a `height` x `width` frame into a bool array [height, width].
+
+    `None` is an empty mask, as in the mask dictionaries of MeViS.
+
+    Raises:
+        InputError: not a run-length code, corrupt, or of another size; the message starts with `where`.
+    """
+    if rle is None:
+        return np.zeros((height, width), np.bool_)
+    mask = BitMask.from_rle(rle, where)
+    if mask.shape != (height, width):
+        raise InputError(f"{where}: mask of {mask.height}x{mask.width} for a frame of {height}x{width} pixels")
+    return mask.unpack()
+
+
+def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
+    """Encode a mask [height, width] (not zero = foreground) as `{"size": [height, width], "counts": text}`."""
+    rle = coco.encode(np.asfortranarray(mask != 0, np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def mask_png(mask: NDArray[Any]) -> bytes:
+    """A 1-bit gray PNG of a mask [height, width]: not zero becomes 1, which readers of 8-bit gray see as 255."""
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # first byte: row filter 0, none
+    rows[:, 1:] = np.packbits(mask if mask.dtype == np.bool_ else mask != 0, axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+        for kind, body in chunks
+    )
+
+
+def write_mask_png(path: str | PathLike[str], mask: NDArray[Any]) -> None:
+    """Write a mask [height, width] (not zero = foreground) as a 1-bit PNG, atomically."""
+    write_bytes(path, mask_png(mask))
+
+
+def read_mask(path: str | PathLike[str]) -> Mask:
+    """Read a mask PNG of any kind as a bool array; the rules and the InputErrors of `glus.evaluation.png`."""
+    return png.read_mask(path).unpack()
