@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 
 from glus.errors import InputError
 from glus.evaluation.bitmask import BitMask
-from glus.evaluation.labels import VOID, LabelMap, frame_names, present_ids, read_labels
+from glus.evaluation.labels import VOID, LabelMap, frame_names, present_ids
 from glus.evaluation.metrics import frame_scores
+from glus.evaluation.png import read_labels
 
 Objects = Literal["first-frame", "present", "all"]
 FloatArray = npt.NDArray[np.float64]
@@ -54,13 +55,16 @@ PROTOCOLS = {p.name: p for p in (SEMI_SUPERVISED, UNSUPERVISED, VOS_BENCHMARK)}
 
 
 class LabelSource(Interface):
-    """Where the predicted label maps of one sequence come from; must be picklable."""
+    """Where the label maps of one sequence come from; must be picklable."""
 
     def names(self) -> list[str]:
-        """Names of the frames there are."""
+        """Names of the frames there are, in order."""
+        ...
 
-    def read(self, name: str) -> LabelMap:
-        """The label map of a frame; InputError when it cannot be read."""
+    def read(self, name: str, missing: list[str]) -> LabelMap | None:
+        """The label map of a frame. What is missing or unreadable is left out and appended to `missing`, one
+        line each; None when nothing is left. Raises InputError for anything worse."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,22 @@ class LabelFolder:
     def names(self) -> list[str]:
         return frame_names(self.folder)
 
-    def read(self, name: str) -> LabelMap:
-        return read_labels(self.folder / f"{name}.png")
+    def read(self, name: str, missing: list[str]) -> LabelMap | None:
+        try:
+            return read_labels(self.folder / f"{name}.png")
+        except InputError as error:
+            missing.append(str(error))
+            return None
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One sequence to score. `allow_missing`: an unreadable predicted frame is empty, and counted."""
+    """One sequence to score.
+
+    Attributes:
+        allow_missing: predictions that are missing or unreadable are empty, and counted; otherwise a fault.
+        allow_extra: predictions for frames without annotation are ignored; otherwise a fault.
+    """
 
     name: str
     truth: LabelSource
@@ -102,13 +115,19 @@ class ObjectScores:
 
 @dataclass
 class SequenceScores:
-    """Result of one sequence: its objects, every fault found in its files, and what was tolerated."""
+    """Result of one sequence.
+
+    Attributes:
+        faults: everything that is wrong with its files, one line each.
+        missing: predictions that are missing or unreadable, one line each; faults unless they are allowed.
+        never_seen: ids below the highest that the first annotated frame lacks; scored as empty objects.
+    """
 
     name: str
     objects: list[ObjectScores] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    missing: int = 0
-    empty_objects: list[int] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    never_seen: list[int] = field(default_factory=list)
 
 
 class _Reader:
@@ -119,52 +138,41 @@ class _Reader:
         self.result = result
 
     def frames(self) -> list[str]:
-        """Names of the frames to score; missing and surplus predictions become faults."""
+        """Names of the frames to score."""
         sequence, faults = self.sequence, self.result.faults
-        everything = sequence.truth.names()
-        if not everything:
-            faults.append(f"{sequence.name}: no annotated frames ({sequence.truth})")
+        annotated = sequence.truth.names()
+        if not annotated:
+            faults.append(f"{sequence.name}: no annotated frames in {sequence.truth}")
             return []
-        scored = everything[1:-1] if sequence.protocol.skip_ends else everything
+        scored = annotated[1:-1] if sequence.protocol.skip_ends else annotated
         if not scored and sequence.protocol.objects != "all":
-            faults.append(
-                f"{sequence.name}: {len(everything)} frames; without the first and last none are left to score"
-            )
-        predicted = set(sequence.prediction.names())
-        if sequence.allow_missing:
-            self.result.missing = sum(name not in predicted for name in scored)
-        elif scored and not predicted:
-            faults.append(f"{sequence.name}: no predictions")
-        else:
-            faults += [f"{sequence.name}/{name}: missing" for name in scored if name not in predicted]
+            faults.append(f"{sequence.name}: has only its first and last frame, which are not scored")
+        predicted = sequence.prediction.names()
         if not sequence.allow_extra:
-            extra = sorted(predicted - set(everything))
+            extra = sorted(set(predicted) - set(annotated))
             faults += [f"{sequence.name}/{name}: predicted, but not an annotated frame" for name in extra]
-        self.predicted = predicted
+        if scored and not predicted and not sequence.allow_missing:
+            faults.append(f"{sequence.name}: no predictions in {sequence.prediction}")
+            return []
         return scored
 
     def truth(self, name: str) -> LabelMap | None:
-        try:
-            return self.sequence.truth.read(name)
-        except InputError as error:
-            self.result.faults.append(f"ground truth {error}")
-            return None
+        return self.sequence.truth.read(name, self.result.faults)
 
     def pair(self, name: str) -> tuple[LabelMap, LabelMap] | None:
         """Ground truth and prediction of a frame; None when there is a fault, which is then recorded."""
         truth = self.truth(name)
-        if truth is None:
-            return None
-        if name not in self.predicted:
-            return (truth, np.zeros_like(truth)) if self.sequence.allow_missing else None
+        missing: list[str] = []
         try:
-            prediction = self.sequence.prediction.read(name)
+            prediction = self.sequence.prediction.read(name, missing)
         except InputError as error:
-            if self.sequence.allow_missing:
-                self.result.missing += 1
-                return truth, np.zeros_like(truth)
             self.result.faults.append(str(error))
             return None
+        self.result.missing += missing
+        if truth is None or (missing and not self.sequence.allow_missing):
+            return None
+        if prediction is None:
+            return truth, np.zeros_like(truth)
         if prediction.shape != truth.shape:
             sizes = [f"{h}x{w}" for h, w in (prediction.shape, truth.shape)]
             self.result.faults.append(
@@ -175,8 +183,8 @@ class _Reader:
 
 
 def score_sequence(sequence: Sequence) -> SequenceScores:
-    """Score one sequence. Never raises for bad files: they are listed in the result's `faults`, and then its
-    `objects` are not to be used."""
+    """Score one sequence. Bad files do not raise: they are listed in the result, whose `objects` are then not
+    to be used."""
     result = SequenceScores(sequence.name)
     reader = _Reader(sequence, result)
     frames = reader.frames()
@@ -191,7 +199,7 @@ def score_sequence(sequence: Sequence) -> SequenceScores:
     ids = [i for i in present_ids(first) if i != VOID]
     if sequence.protocol.objects == "first-frame" and ids:
         present, ids = ids, list(range(1, max(ids) + 1))
-        result.empty_objects = [i for i in ids if i not in present]
+        result.never_seen = [i for i in ids if i not in present]
     if sequence.protocol.matching:
         _score_matched(reader, frames, ids)
     else:

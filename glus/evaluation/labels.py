@@ -1,6 +1,7 @@
-"""Label maps: one image per frame whose pixel values are object ids (0 background, 255 void).
+"""Label maps: one array per frame whose values are object ids (0 background, 255 void).
 
-Palette images are read by index, gray ones by value (reference evaluation.md 5.2 and 6).
+`glus.evaluation.png.read_labels` reads them: palette images by index, gray ones by value (reference
+evaluation.md 5.2 and 6).
 """
 
 from __future__ import annotations
@@ -11,35 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from glus.errors import InputError
 from glus.evaluation.kernels import compiled
 
 LabelMap = npt.NDArray[np.uint8]
 VOID = 255
-
-
-def read_labels(path: Path) -> LabelMap:
-    """Read a label map, uint8 [H, W].
-
-    Raises:
-        InputError: the file is missing, broken, or neither a palette nor an 8-bit (or 1-bit) gray image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise InputError(
-                    f"{path}: mode {image.mode}; a label map is a palette or 8-bit gray PNG of object ids"
-                )
-            return np.asarray(image).astype(np.uint8, copy=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing") from None
-    # Pillow reports broken files by all of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 @compiled
@@ -93,6 +71,10 @@ def merge_objects(scores: Sequence[npt.NDArray[Any]], threshold: float = 0.5, ba
     if not 0 < len(scores) < VOID or len({s.shape for s in scores}) != 1:
         raise ValueError("merging needs 1 to 254 score maps of one shape")
     labels = np.zeros(scores[0].shape, np.uint8)
+    if all(s.dtype == np.bool_ for s in scores) and threshold <= 1 and background < 1:
+        for label in range(len(scores), 0, -1):
+            labels[scores[label - 1]] = label
+        return labels
     best = np.full(scores[0].shape, background, np.float32)
     for label, score in enumerate(scores, start=1):
         wins = (score >= threshold) & (score > best)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,3 +25,11 @@ def golden() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def eval_trees(golden: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The PNG trees (predictions, annotations, DAVIS roots) that the evaluation set's own script writes."""
+    out = tmp_path_factory.mktemp("eval_trees")
+    subprocess.run([sys.executable, golden("eval") / "materialize.py", out], check=True)
+    return out

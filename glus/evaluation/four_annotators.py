@@ -1,0 +1,179 @@
+"""Ref-DAVIS17 by the four-annotator protocol, the one whose numbers are usually published.
+
+Every object has four expressions, one per annotation set. The masks that one annotator's expressions give are
+merged into label maps, these are scored by the unsupervised DAVIS protocol, and the four results are averaged.
+Source: reference evaluation.md 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glus.errors import InputError
+from glus.evaluation.davis import UNSUPERVISED, Sequence
+from glus.evaluation.davis_results import Dataset, DavisScores, davis_dataset, score_dataset, summarise
+from glus.evaluation.labels import LabelMap, folder_names, frame_names, merge_objects
+from glus.io import expect, field, read_json, safe_name
+from glus.masks import read_mask
+
+ANNOTATORS = 4
+
+
+@dataclass(frozen=True)
+class MergedExpressions:
+    """Label maps merged from binary masks `<folder>/<expression>/<frame>.png`; object k is `expressions[k-1]`."""
+
+    folder: Path
+    expressions: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """Frames that any of the expressions has."""
+        return sorted(set().union(*(frame_names(self.folder / e) for e in self.expressions)))
+
+    def read(self, name: str, missing: list[str]) -> LabelMap | None:
+        """See `LabelSource`; an expression's mask that is missing leaves its object out of this frame."""
+        masks = {}
+        for position, expression in enumerate(self.expressions):
+            try:
+                masks[position] = read_mask(self.folder / expression / f"{name}.png")
+            except InputError as error:
+                missing.append(str(error))
+        shapes = {mask.shape for mask in masks.values()}
+        if len(shapes) > 1:
+            raise InputError(f"{self.folder}: the masks of frame {name} have different sizes: {sorted(shapes)}")
+        if not shapes:
+            return None
+        empty = np.zeros(shapes.pop(), np.bool_)
+        return merge_objects([masks.get(i, empty) for i in range(len(self.expressions))])
+
+
+@dataclass(frozen=True)
+class FourAnnotatorScores:
+    """One result per annotator; `totals` are their means."""
+
+    annotators: list[DavisScores]
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """The columns of the official global CSV, fractions 0..1."""
+        columns = [scores.totals for scores in self.annotators]
+        return {name: float(np.mean([c[name] for c in columns])) for name in columns[0]}
+
+    @property
+    def missing(self) -> int:
+        """Masks that were missing and counted as empty."""
+        return sum(scores.missing for scores in self.annotators)
+
+    def as_json(self) -> dict[str, Any]:
+        """Means over the annotators and every annotator's own result, unrounded."""
+        totals = self.totals
+        return {
+            "protocol": "four-annotators",
+            "J": totals["J-Mean"],
+            "F": totals["F-Mean"],
+            "J&F": totals["J&F-Mean"],
+            **totals,
+            "missing": self.missing,
+            "annotators": {f"anno_{a}": scores.as_json() for a, scores in enumerate(self.annotators)},
+        }
+
+
+def annotator_expressions(path: Path, where: str, expressions: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Expression ids of each annotator, in the order of the objects.
+
+    Ids count object-major: `id = object * 4 + annotator`.
+
+    Raises:
+        InputError: the ids are not 0..4n-1, or four expressions that belong to one object name different ones.
+    """
+    count = len(expressions)
+    ids = [str(i) for i in range(count)]
+    if count == 0 or count % ANNOTATORS or set(ids) != set(expressions):
+        raise InputError(
+            f"{path}: {where}.expressions must have the ids 0 to 4n-1 (n objects, four annotators each), "
+            f"found {count}: {', '.join(list(expressions)[:8])}"
+        )
+    for first in range(0, count, ANNOTATORS):
+        objects = {str(_object_id(expressions[i])) for i in ids[first : first + ANNOTATORS]}
+        if len(objects) > 1:
+            raise InputError(
+                f"{path}: {where}.expressions {first} to {first + 3} must be about one object, "
+                f"their obj_id are {', '.join(sorted(objects))}"
+            )
+    return [tuple(ids[annotator::ANNOTATORS]) for annotator in range(ANNOTATORS)]
+
+
+def _object_id(expression: Any) -> Any:
+    return expression.get("obj_id") if isinstance(expression, dict) else None
+
+
+def _read_videos(path: Path) -> dict[str, Any]:
+    videos = field(read_json(path, "expression file"), "videos", dict, path, "(top level)")
+    for video in videos:
+        safe_name(video, path, "video id")
+    return dict(videos)
+
+
+def annotator_datasets(
+    davis_path: Path,
+    expression_file: Path,
+    predictions: Path,
+    gt_set: str = "val",
+    allow_missing: bool = False,
+    allow_extra: bool = False,
+) -> list[Dataset]:
+    """Per annotator, the sequences with merged predictions.
+
+    Args:
+        davis_path: root of a DAVIS 2017 tree with `Annotations_unsupervised`.
+        expression_file: `meta_expressions.json` of Ref-DAVIS17.
+        predictions: holds `<video>/<expression>/<frame>.png`.
+
+    Raises:
+        InputError: a fault in the tree or in the expression file.
+    """
+    videos = _read_videos(expression_file)
+    base = davis_dataset(davis_path, gt_set, predictions, UNSUPERVISED, "unsupervised", allow_missing, allow_extra)
+    names = [s.name for s in base.sequences]
+    faults = list(base.faults)
+    faults += [f"{expression_file}: sequence {n} of the set is not in it" for n in names if n not in videos]
+    faults += [f"{expression_file}: video {v} is not in the set {gt_set}" for v in videos if v not in names]
+    merged: list[list[Sequence]] = [[] for _ in range(ANNOTATORS)]
+    for sequence in base.sequences:
+        if sequence.name not in videos:
+            continue
+        where = f"videos.{sequence.name}"
+        entry = videos[sequence.name]
+        expressions = field(entry, "expressions", dict, expression_file, where)
+        frames = expect(field(entry, "frames", list, expression_file, where), list, expression_file, where)
+        if sorted(map(str, frames)) != sequence.truth.names():
+            faults.append(f"{expression_file}: {where}.frames are not the annotated frames {sequence.truth}")
+        folder = predictions / sequence.name
+        if folder.is_dir() and not allow_extra:
+            extra = sorted(set(folder_names(folder)) - set(expressions))
+            faults += [f"{folder / name}: not an expression of the set" for name in extra]
+        for annotator, ids in enumerate(annotator_expressions(expression_file, where, expressions)):
+            source = MergedExpressions(folder, ids)
+            merged[annotator].append(
+                Sequence(sequence.name, sequence.truth, source, UNSUPERVISED, allow_missing, allow_extra)
+            )
+    return [Dataset(sequences, faults if a == 0 else []) for a, sequences in enumerate(merged)]
+
+
+def evaluate_four_annotators(
+    datasets: list[Dataset], workers: int | None = None, uint8_decay: bool = False
+) -> FourAnnotatorScores:
+    """Score every annotator's sequences in one pool and summarise them apart.
+
+    Raises:
+        InputError: as `score_dataset` and `summarise`.
+    """
+    together = Dataset([s for d in datasets for s in d.sequences], [f for d in datasets for f in d.faults])
+    results = iter(score_dataset(together, workers, "Ref-DAVIS17"))
+    parts = [[next(results) for _ in d.sequences] for d in datasets]
+    return FourAnnotatorScores([summarise(UNSUPERVISED, part, uint8_decay) for part in parts])
