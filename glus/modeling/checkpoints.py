@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from glus.errors import InputError
 from glus.io import atomic_path, field, read_json, safe_name
 from glus.modeling.glus import GLUSModel
-from glus.modeling.keys import RELEASED, _names
+from glus.modeling.keys import RELEASED, name_some
 
 State = dict[str, torch.Tensor]
 
@@ -55,7 +55,7 @@ def load_state(
     check_fit({k: tuple(v.shape) for k, v in model.state_dict().items()}, state, source)
     wrong = [k for k, v in state.items() if not v.is_floating_point()]
     if wrong:
-        raise InputError(f"{source}: {_names(wrong)} must be floating point")
+        raise InputError(f"{source}: {name_some(wrong)} must be floating point")
     moved = {key: value.to(device=device, dtype=dtype) for key, value in state.items()}
     if dtype is None and len({v.dtype for v in moved.values()}) > 1:
         raise InputError(f"{source}: stored dtypes differ; say which one to load with dtype=")
@@ -70,9 +70,9 @@ def check_fit(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch
     missing = set(expected) - set(state)
     surplus = set(state) - set(expected)
     if missing:
-        faults.append(f"{len(missing)} missing: {_names(missing)}")
+        faults.append(f"{len(missing)} missing: {name_some(missing)}")
     if surplus:
-        faults.append(f"{len(surplus)} surplus: {_names(surplus)}")
+        faults.append(f"{len(surplus)} surplus: {name_some(surplus)}")
     for key in sorted(set(expected) & set(state)):
         if tuple(state[key].shape) != expected[key]:
             faults.append(f"{key} has shape {tuple(state[key].shape)}, the config wants {expected[key]}")
@@ -110,7 +110,7 @@ def _read_shards(folder: Path, index: Path) -> State:
     for name, keys in sorted(shards.items()):
         part = read_file(folder / name)
         if set(part) != keys:
-            odd = _names(set(part) ^ keys)
+            odd = name_some(set(part) ^ keys)
             raise InputError(f"{folder / name}: its keys disagree with {index.name}: {odd}")
         state.update(part)
     return state

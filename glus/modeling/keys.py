@@ -64,7 +64,7 @@ class KeyTable:
             if own is not None:
                 renamed[own] = value
         if unknown:
-            raise InputError(f"{source}: {_names(unknown)} not part of the {self.name} layout")
+            raise InputError(f"{source}: {name_some(unknown)} not part of the {self.name} layout")
         return renamed
 
 
@@ -78,7 +78,7 @@ def _fill(pattern: str, groups: tuple[str, ...]) -> str:
     return re.sub(r"\*\*|\*", lambda _: next(parts), pattern)
 
 
-def _names(keys: Iterable[str], limit: int = 5) -> str:
+def name_some(keys: Iterable[str], limit: int = 5) -> str:
     keys = sorted(keys)
     more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
     return f"{', '.join(keys[:limit])}{more}"

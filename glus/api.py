@@ -1,0 +1,208 @@
+"""`GLUS`: load a checkpoint, segment a video by sentences. The public surface; the work is done elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from glus.config import Behaviour, InferenceConfig, ModelConfig, Sam2Config
+from glus.errors import InputError
+from glus.inference.engine import FrameResult, clip_features, segment_expression, stream
+from glus.inference.result import SegmentResult
+from glus.modeling import fingerprint, pretrained
+from glus.modeling.glus import GLUSModel
+from glus.text.prompts import check_expression
+from glus.text.tokenizer import GlusTokenizer
+from glus.video import open_frames
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StreamStep:
+    """One frame of `GLUS.stream`.
+
+    Attributes:
+        frame: index in the clip; `name` its name.
+        masks: bool tensor (expressions, height, width).
+        scores: float tensor (expressions,), predicted IoU, 0..1.
+        failed: bool tensor (expressions,); the model did not answer [SEG].
+    """
+
+    frame: int
+    name: str
+    masks: torch.Tensor
+    scores: torch.Tensor
+    failed: torch.Tensor
+
+
+class GLUS:
+    """A GLUS model with its tokenizer.
+
+    Attributes:
+        model: the `GLUSModel` (weights and primitives).
+        tokenizer: the checkpoint's tokenizer.
+    """
+
+    def __init__(
+        self, model: GLUSModel, tokenizer: GlusTokenizer, recorded: fingerprint.Fingerprint | None = None
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._fingerprint = recorded
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        compat: str | None = None,
+        behaviour: Behaviour | None = None,
+        vision_tower: str | Path | None = None,
+        sam2_checkpoint: str | Path | None = None,
+        sam2: Sam2Config | None = None,
+        image_size: int | None = None,
+    ) -> GLUS:
+        """Load a checkpoint, strictly: every key fits or is dropped on purpose, or it is an error.
+
+        Args:
+            source: a folder (ours, a released GLUS directory, or LISA-7B-v1) or a hub id.
+            dtype: fp32, bf16 or fp16 (or a torch dtype); default bf16 on CUDA, fp32 on the CPU.
+            device: default CUDA if there is one.
+            compat: "corrected" or "released" (`Behaviour.preset`); default what the checkpoint says.
+            behaviour: single switches instead of a preset.
+            vision_tower: CLIP's folder or hub id, for checkpoints that do not hold it.
+            sam2_checkpoint: `sam2_hiera_*.pt`, to be joined to LISA-7B-v1.
+            sam2: SAM-2 sizes for released and LISA directories, which do not store them; default hiera-L.
+            image_size: side of the SAM-2 input, 256 and up in multiples of 64; default the checkpoint's.
+
+        Raises:
+            InputError: anything that cannot be loaded; the message names the file or key.
+        """
+        if compat is not None and behaviour is not None:
+            raise InputError("give compat or behaviour, not both")
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if place.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {place} was asked for, but torch sees no CUDA device")
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+            dtype = DTYPES[dtype]
+        options = pretrained.LoadOptions(
+            dtype=dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32),
+            device=place,
+            behaviour=Behaviour.preset(compat) if compat is not None else behaviour,
+            vision_tower=vision_tower,
+            sam2_checkpoint=sam2_checkpoint,
+            sam2=sam2,
+            image_size=image_size,
+        )
+        return cls(*pretrained.load_pretrained(source, options))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write our own format with a fresh fingerprint; loading it back gives the same bits."""
+        recorded = fingerprint.take_fingerprint(self.model, self.tokenizer)
+        pretrained.save_pretrained(Path(folder), self.model, self.tokenizer, recorded)
+
+    def self_check(self) -> fingerprint.CheckReport:
+        """Run the small check forward and compare it with the checkpoint's fingerprint.
+
+        Raises:
+            InputError: the checkpoint carries none, or the numbers differ.
+        """
+        if self._fingerprint is None:
+            raise InputError("this checkpoint carries no fingerprint for these sizes; nothing to compare with")
+        return fingerprint.compare(self.model, self.tokenizer, self._fingerprint)
+
+    def segment(
+        self,
+        source: Any,
+        expressions: str | Sequence[str],
+        *,
+        key_frames: Sequence[int] | None = None,
+        config: InferenceConfig | None = None,
+        progress: bool = False,
+    ) -> SegmentResult:
+        """Segment a video by one or more sentences.
+
+        Args:
+            source: a video file, a folder of images, a list of image files, or a uint8 array (T, H, W, 3) RGB.
+            expressions: what to segment, one mask per sentence.
+            key_frames: per expression, the frame to start from (forward, then backward); default the first.
+            config: numbers of context and query frames, memory stride.
+            progress: show a progress bar.
+
+        Raises:
+            InputError: unreadable video, no frames, an unusable expression, a key frame outside the clip.
+        """
+        texts = _checked(expressions)
+        frames = open_frames(source)
+        count = len(frames)
+        keys = list(key_frames) if key_frames is not None else [0] * len(texts)
+        if len(keys) != len(texts) or any(not 0 <= key < count for key in keys):
+            raise InputError(f"key_frames needs one index in 0..{count - 1} per expression, found {keys}")
+        config = config or InferenceConfig()
+        height, width = frames[0].shape[:2]
+        masks = torch.zeros(len(texts), count, height, width, dtype=torch.bool)
+        scores = torch.zeros(len(texts), count)
+        failed = torch.zeros(len(texts), count, dtype=torch.bool)
+        steps = sum(count + (key > 0) for key in keys)  # a key frame is decoded in both passes
+        with tqdm(total=steps, unit="frame", disable=not progress) as bar:
+            for row, result in self._results(frames, texts, keys, config):
+                bar.update()
+                masks[row, result.frame] = torch.from_numpy(result.mask)
+                scores[row, result.frame] = result.score
+                failed[row, result.frame] = result.failed
+        return SegmentResult(frames, texts, masks, scores, failed)
+
+    def _results(
+        self, frames: Any, texts: list[str], keys: list[int], config: InferenceConfig
+    ) -> Iterator[tuple[int, FrameResult]]:
+        """Results of all expressions: in lockstep when none has a key frame, else one after the other."""
+        if not any(keys):
+            for results in stream(self.model, self.tokenizer, frames, texts, config):
+                yield from enumerate(results)
+            return
+        clip = clip_features(self.model, frames, config)
+        for row, (text, key) in enumerate(zip(texts, keys, strict=True)):
+            for result in segment_expression(self.model, self.tokenizer, frames, text, config, key, clip):
+                yield row, result
+
+    def stream(
+        self, source: Any, expressions: str | Sequence[str], *, config: InferenceConfig | None = None
+    ) -> Iterator[StreamStep]:
+        """Segment frame by frame; what is kept does not grow with the length of the video.
+
+        Args are those of `segment`. The context frames are read first, so the source must allow random access.
+        """
+        texts = _checked(expressions)
+        frames = open_frames(source)
+        for index, results in enumerate(
+            stream(self.model, self.tokenizer, frames, texts, config or InferenceConfig())
+        ):
+            yield StreamStep(
+                index,
+                frames.names[index],
+                torch.from_numpy(np.stack([r.mask for r in results])),
+                torch.tensor([r.score for r in results]),
+                torch.tensor([r.failed for r in results]),
+            )
+
+
+def _checked(expressions: str | Sequence[str]) -> list[str]:
+    texts = [expressions] if isinstance(expressions, str) else list(expressions)
+    if not texts:
+        raise InputError("no expression given")
+    return [check_expression(text, f"expression {number + 1}") for number, text in enumerate(texts)]
