@@ -1,0 +1,162 @@
+"""`python -m glus infer`: run the expressions of a data set through a model and write their masks."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from glus.config import InferenceConfig
+from glus.data.datasets import DATASETS, load_records
+from glus.errors import InputError
+from glus.inference.items import Item, items_digest
+from glus.inference.runner import WORKER_COMMAND, RunSpec, WorkerDied, run_items
+from glus.inference.selection import load_key_frames
+from glus.inference.worker import DTYPES
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 1 << 20  # bytes hashed at either end of each checkpoint file
+
+
+def parser() -> argparse.ArgumentParser:
+    defaults = InferenceConfig()
+    p = argparse.ArgumentParser(
+        prog="python -m glus infer",
+        description="Segment every (video, expression) of a data set. Masks go to "
+        "VIS_SAVE_PATH/<video>/<exp_id>/<frame>.png (0/255). A run that was stopped continues when started again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("--version", default="checkpoints/glus-tiny", help="checkpoint folder, or hub id")
+    p.add_argument("--dataset_dir", default="data", help="folder that holds mevis, Refer-YouTube-VOS, ...")
+    p.add_argument("--val_set", default="mevis", help=f"data set: {', '.join(DATASETS)}")
+    p.add_argument("--set_name", default="valid_u", help="split, as the data set names it")
+    p.add_argument("--vis_save_path", default="generated", help="output folder")
+    p.add_argument("--context_frame_num", type=int, default=defaults.context_frames, help="context frames")
+    p.add_argument(
+        "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
+    )
+    p.add_argument("--mem_stride", type=int, default=defaults.mem_stride, help="stride of remembered frames")
+    p.add_argument("--use_kf", action="store_true", help="start from key frames; needs --score_json")
+    p.add_argument("--score_json", help="key frames: {<video>_<exp_id>: frame name}")
+    p.add_argument("--precision", choices=list(DTYPES), help="default: bf16 on GPU, fp32 on CPU")
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPUs if there are any")
+    p.add_argument("--workers", type=int, help="processes; default: one per GPU, or one on CPU")
+    p.add_argument("--compat", default="corrected", help="corrected, or released: the original's defects too")
+    p.add_argument("--min_frames", type=int, default=1, help="leave out shorter videos (the original: 4)")
+    p.add_argument("--limit", type=int, help="only the first N items")
+    p.add_argument("--overwrite", action="store_true", help="start afresh where masks of another run lie")
+    return p
+
+
+def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
+    args = parser().parse_args(argv)
+    for name in ("workers", "limit", "min_frames"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name} must be at least 1")
+    config = InferenceConfig(args.context_frame_num, args.question_frame_num, args.mem_stride)
+    items = load_items(args)
+    device, environments = plan_workers(args.device, args.workers)
+    precision = args.precision or ("bf16" if device == "cuda" else "fp32")
+    model = {"version": args.version, "precision": precision, "compat": args.compat, "inference": asdict(config)}
+    spec = RunSpec(
+        save=Path(args.vis_save_path),
+        settings={**model, "device": device, "threads": int(environments[0]["OMP_NUM_THREADS"])},
+        fingerprint={
+            "format": 1,
+            "model": {**model, "version": checkpoint_identity(args.version)},
+            "data": {"val_set": args.val_set, "set_name": args.set_name, "items_sha256": items_digest(items)},
+        },
+        environments=environments,
+        overwrite=args.overwrite,
+        worker_command=worker_command,
+    )
+    try:
+        summary = run_items(items[: args.limit], spec)
+    except WorkerDied as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return report(summary, spec.save)
+
+
+def load_items(args: argparse.Namespace) -> list[Item]:
+    """The data set's records with their key frames."""
+    if bool(args.use_kf) != bool(args.score_json):
+        raise InputError("--use_kf and --score_json belong together: give both or neither")
+    records = load_records(args.val_set, args.dataset_dir, args.set_name, min_frames=args.min_frames)
+    if not args.use_kf:
+        return [Item(record) for record in records]
+    keys = load_key_frames(args.score_json)
+    items = [Item(record, keys.index(record.video, record.exp_id, record.frames)) for record in records]
+    if keys.missing:
+        logger.warning(
+            "%s: no entry for %d of %d expressions; they start at frame 0",
+            args.score_json,
+            keys.missing,
+            len(items),
+        )
+    return items
+
+
+def plan_workers(device: str, workers: int | None) -> tuple[str, list[dict[str, str]]]:
+    """The device to use and one environment per worker: a GPU each, or a fixed share of the cores."""
+    gpus = 0
+    if device != "cpu":
+        import torch  # takes seconds, and the parent needs it for nothing else
+
+        gpus = torch.cuda.device_count()
+    if device == "cuda" and not gpus:
+        raise InputError("--device cuda, but no GPU is visible; use --device cpu, or check nvidia-smi")
+    count = workers or max(1, gpus)
+    if gpus and count > gpus:
+        raise InputError(f"--workers {count}, but {gpus} GPUs are visible; it is one worker per GPU")
+    cores = len(os.sched_getaffinity(0))
+    environments = [{"OMP_NUM_THREADS": str(max(1, cores // count))} for _ in range(count)]
+    if not gpus:
+        return "cpu", environments
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    for environment, gpu in zip(environments, visible.split(","), strict=False):
+        environment["CUDA_VISIBLE_DEVICES"] = gpu.strip()
+    return "cuda", environments
+
+
+def checkpoint_identity(version: str) -> Any:
+    """What tells one checkpoint from another: for a folder, names, sizes and a hash of both ends of its files.
+
+    Whole files are not hashed, since that takes longer than loading them; a hub id stands for itself.
+    """
+    folder = Path(version)
+    if not folder.is_dir():
+        return version
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md"):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with open(path, "rb") as handle:
+            digest.update(handle.read(_SAMPLE))
+            handle.seek(max(0, size - _SAMPLE))
+            digest.update(handle.read())
+    return f"sha256 {digest.hexdigest()}"
+
+
+def report(summary: dict[str, Any], save: Path) -> int:
+    """Say how the run ended; returns the exit status."""
+    lines = [
+        f"{summary['items']} items, {summary['frames']} frames complete in {save}",
+        f"{summary['failures']} frames without [SEG] have blank masks",
+        f"this run: {summary['frames_this_run']} frames in {summary['seconds']:.1f} s, "
+        f"{summary['frames_per_second']:.2f} frames/s, {summary['workers']} workers",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if not summary["errors"]:
+        return 0
+    sys.stderr.write(f"error: {len(summary['errors'])} items could not be done; the others are complete:\n")
+    for key, message in summary["errors"].items():
+        sys.stderr.write(f"  {key}: {message}\n")
+    return 2

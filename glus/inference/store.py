@@ -1,0 +1,216 @@
+"""The output folder of a run: its lock, its settings, its markers, and the atomic writing of masks.
+
+    <save>/<video>/<exp_id>/<frame>.png     masks; the folder appears complete or not at all
+    <save>/.glus/lock                       held by the run and its workers
+    <save>/.glus/run.json                   settings of the run
+    <save>/.glus/done/<video>/<exp_id>.json marker: these masks are complete
+    <save>/.glus/partial/<worker>/          masks being written
+
+An item is complete when its marker is there and its folder holds what the marker says. The marker is written
+after the folder was moved into place, so a crash at any moment leaves an item either complete or to be redone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glus.errors import InputError
+from glus.inference.items import Item
+from glus.io import disk_errors, expect, read_json, write_json
+from glus.masks import write_mask_png
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(save: Path, wait_seconds: float = 20.0) -> Iterator[int]:
+    """Hold the output folder for one run; yields the lock's file descriptor, to be inherited by workers.
+
+    The lock lasts as long as any process holds the descriptor: a worker that outlives a killed run keeps the
+    next run out until it has noticed, which takes it moments. Hence the wait.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        InputError: another run still holds it after `wait_seconds`.
+    """
+    path = save / ".glus" / "lock"
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(descriptor, save, wait_seconds)
+        with disk_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, save: Path, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    announced = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+        if time.monotonic() >= deadline:
+            raise InputError(
+                f"another run (process {holder}) is writing to {save}; wait until it ends, stop it, or choose "
+                "another output folder"
+            )
+        if not announced:
+            logger.info("%s is in use by another run (process %s); waiting", save, holder)
+            announced = True
+        time.sleep(0.1)
+
+
+class Store:
+    """The output folder `save`, for a process that holds its lock."""
+
+    def __init__(self, save: str | os.PathLike[str]) -> None:
+        self.save = Path(save)
+        self._records = self.save / ".glus"
+
+    def marker(self, item: Item) -> Path:
+        return self._records / "done" / f"{item.key}.json"
+
+    def partial(self, worker: int) -> Path:
+        return self._records / "partial" / str(worker)
+
+    def prepare(self, settings: Mapping[str, Any], items: Sequence[Item], overwrite: bool) -> None:
+        """Make the folder ready for a run with `settings`.
+
+        Raises:
+            InputError: it holds masks made with other settings, or masks this program did not make, and
+                `overwrite` is not set.
+        """
+        record = self._records / "run.json"
+        with disk_errors(self.save):
+            shutil.rmtree(self._records / "partial", ignore_errors=True)
+            if overwrite:
+                self._clear(items)
+            elif record.exists():
+                self._compare(record, settings)
+            else:
+                foreign = next((f for i in items if (f := i.mask_folder(self.save)).exists()), None)
+                if foreign is not None:
+                    raise InputError(
+                        f"{foreign} exists and was not written by this program; choose another output folder, "
+                        "or pass --overwrite to replace it"
+                    )
+            write_json(record, dict(settings))
+
+    def _compare(self, record: Path, settings: Mapping[str, Any]) -> None:
+        before = dict(_flat(expect(read_json(record, "record of the run"), dict, record, "(top level)")))
+        now = dict(_flat(settings))
+        different = [
+            f"{name}: {before.get(name)!r} there, {now.get(name)!r} now"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if different:
+            raise InputError(
+                f"{self.save} holds masks of a run with other settings ({'; '.join(different)}); choose another "
+                "output folder, or pass --overwrite to start afresh"
+            )
+
+    def _clear(self, items: Sequence[Item]) -> None:
+        """Remove the records and every mask folder that they or this run's items name; nothing else."""
+        done = self._records / "done"
+        for marker in sorted(done.rglob("*.json")):
+            shutil.rmtree(self.save / marker.relative_to(done).with_suffix(""), ignore_errors=True)
+        for item in items:
+            shutil.rmtree(item.mask_folder(self.save), ignore_errors=True)
+        shutil.rmtree(done, ignore_errors=True)
+        (self._records / "run.json").unlink(missing_ok=True)  # last: markers without it would seem to be ours
+
+    def completed(self, item: Item) -> dict[str, Any] | None:
+        """The marker of `item` if its masks are complete, else None."""
+        marker = self.marker(item)
+        if not marker.exists():
+            return None
+        found: dict[str, Any] = expect(read_json(marker, "marker"), dict, marker, "(top level)")
+        folder = item.mask_folder(self.save)
+        if not folder.is_dir():
+            return None
+        with os.scandir(folder) as entries:
+            present = {entry.name for entry in entries if entry.stat().st_size > 0}
+        return found if present == {f"{name}.png" for name in item.record.frames} else None
+
+    def writer(self, item: Item, worker: int) -> ItemWriter:
+        return ItemWriter(self, item, self.partial(worker))
+
+
+class ItemWriter:
+    """Collects the masks of one item in a private folder and publishes them at once."""
+
+    def __init__(self, store: Store, item: Item, folder: Path) -> None:
+        self._store = store
+        self._item = item
+        self._folder = folder
+        self._failed: dict[int, bool] = {}
+        self._size: tuple[int, ...] | None = None
+        with disk_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def add(self, frame: int, mask: npt.NDArray[Any], failed: bool) -> None:
+        """Write the mask of a frame, bool [height, width]; a later one of the same frame replaces it.
+
+        A failed frame, one the model found no [SEG] for, gets a blank mask whatever `mask` holds.
+        """
+        self._size = self._size or mask.shape
+        if mask.ndim != 2 or mask.shape != self._size:
+            raise ValueError(f"{self._item.key}: mask of shape {mask.shape} after {self._size}")
+        path = self._folder / f"{self._item.record.frames[frame]}.png"
+        with disk_errors(path):
+            write_mask_png(path, np.zeros_like(mask) if failed else mask)
+        self._failed[frame] = failed
+
+    def publish(self) -> dict[str, Any]:
+        """Move the masks into place and write the marker; returns what it says.
+
+        Raises:
+            RuntimeError: a frame has no mask.
+        """
+        item = self._item
+        lacking = set(range(len(item.record.frames))) - self._failed.keys()
+        if lacking or self._size is None:
+            raise RuntimeError(f"{item.key}: the model gave no result for frames {sorted(lacking)[:5]}")
+        facts = {
+            "frames": len(item.record.frames),
+            "failed": [name for i, name in enumerate(item.record.frames) if self._failed[i]],
+            "size": list(self._size),
+        }
+        target, marker = item.mask_folder(self._store.save), self._store.marker(item)
+        with disk_errors(target):
+            marker.unlink(missing_ok=True)
+            if target.exists():  # left by a crash between the next two steps
+                shutil.rmtree(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._folder, target)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            write_json(marker, facts)
+        return facts
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
