@@ -60,8 +60,10 @@ def load_state(
     if dtype is None and len({v.dtype for v in moved.values()}) > 1:
         raise InputError(f"{source}: stored dtypes differ; say which one to load with dtype=")
     model.load_state_dict(moved, strict=True, assign=True)
-    model.to(device)
     model.finish_loading()
+    unset = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if unset:
+        raise RuntimeError(f"tensors that no checkpoint holds were not recomputed: {unset}")
 
 
 def check_fit(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor], source: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from glus.config import Behaviour
 from glus.errors import InputError
 from glus.modeling.glus import GLUSModel
 from glus.text.prompts import window_prompt
@@ -18,7 +19,7 @@ from glus.text.tokenizer import GlusTokenizer
 EXPRESSION = "the red object that moves to the left"
 CONTEXT = 2
 SAMPLES = 8
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.35, "float16": 0.05}
 """Largest accepted deviation per dtype, in standard deviations of the recorded values."""
 
 
@@ -61,9 +62,16 @@ def _image(side: int, shift: float, device: torch.device) -> torch.Tensor:
     return torch.stack(waves)[None]
 
 
-@torch.inference_mode()
 def take_fingerprint(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
-    """Run the check forward: two frames, the second with the memory of the first."""
+    """Run the check forward: two frames, the second with the memory of the first.
+
+    It always runs under the default behaviour, so that it compares weights, not switches.
+    """
+    with torch.inference_mode(), model.using(Behaviour()):
+        return _check_forward(model, tokenizer)
+
+
+def _check_forward(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
     vision, sam = model.config.vision, model.config.sam2
     device = model.device
     shifts = (0.3, 1.1, 2.0, 2.4)
@@ -72,13 +80,7 @@ def take_fingerprint(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
     embeddings, logits = [], []
     first_ids: list[int] = []
     for position in range(2):
-        prompt = window_prompt(
-            EXPRESSION,
-            position + 1,
-            CONTEXT,
-            trailing_space=model.config.behaviour.answer_trailing_space,
-            lower=model.config.behaviour.lower_case,
-        )
+        prompt = window_prompt(EXPRESSION, position + 1, CONTEXT)
         ids = tokenizer.encode_with_images(prompt)
         first_ids = first_ids or ids
         readout = model.read_window([ids], tokens[: CONTEXT + position + 1])

@@ -6,13 +6,15 @@ No schedule lives here. One frame of one window is `encode_clip` -> `read_window
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from glus.config import ModelConfig
+from glus.config import Behaviour, ModelConfig
 from glus.modeling.assemble import Assembled, assemble
 from glus.modeling.language import LanguageModel
 from glus.modeling.mask_decoder import FrameFeatures, MaskOutput, Sam2Path
@@ -64,6 +66,21 @@ class GLUSModel(nn.Module):
         """Recompute what is not stored; call after every change of weights, device or dtype."""
         self.language.reset_rotary(self.device)
         self.vision.reset_buffers(self.device)
+
+    @contextmanager
+    def using(self, behaviour: Behaviour) -> Iterator[None]:
+        """Run under other switches for the length of a block; the weights are untouched."""
+        before = self.config
+        try:
+            self._apply_behaviour(behaviour)
+            yield
+        finally:
+            self._apply_behaviour(before.behaviour)
+
+    def _apply_behaviour(self, behaviour: Behaviour) -> None:
+        self.config = dataclasses.replace(self.config, behaviour=behaviour)
+        self.vision.pooling = behaviour.token_pooling
+        self.sam.behaviour = behaviour
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) CLIP pixels -> (N, tokens_per_image, H) LLM tokens."""
