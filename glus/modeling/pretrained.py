@@ -239,6 +239,15 @@ def fresh_seg_head(config: ModelConfig, seed: int = SEG_HEAD_SEED) -> State:
     return {f"seg_head.{k}": v.detach() for k, v in head.state_dict().items()}
 
 
+def fresh_model(config: ModelConfig, tokenizer: GlusTokenizer, seed: int = 0) -> GLUSModel:
+    """A newly initialised model (every module's own default), reproducible by seed; no pretrained part."""
+    if len(tokenizer) != config.language.vocab_size:
+        raise InputError(f"vocab_size {config.language.vocab_size} differs from the tokenizer's {len(tokenizer)}")
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        return GLUSModel(config, tokenizer.seg_id).eval()
+
+
 def save_pretrained(
     folder: Path, model: GLUSModel, tokenizer: GlusTokenizer, fingerprint: Fingerprint | None
 ) -> None:
