@@ -73,6 +73,9 @@ class LabelFolder:
 
     folder: Path
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     def names(self) -> list[str]:
         return frame_names(self.folder)
 

@@ -172,7 +172,7 @@ def score_dataset(dataset: Dataset, workers: int | None = None, label: str = "DA
         faults += result.faults + ([] if sequence.allow_missing else result.missing)
         if result.never_seen:
             ids = ", ".join(map(str, result.never_seen))
-            logger.warning("%s: ids %s are not in the first frame; scored as empty", result.name, ids)
+            logger.warning("%s: first frame lacks ids %s, which are objects all the same", result.name, ids)
         if not result.objects and not result.faults:
             logger.warning("%s: no object to score, left out", result.name)
     raise_faults(faults)

@@ -18,7 +18,7 @@ from glus.errors import InputError
 from glus.evaluation.davis import UNSUPERVISED, Sequence
 from glus.evaluation.davis_results import Dataset, DavisScores, davis_dataset, score_dataset, summarise
 from glus.evaluation.labels import LabelMap, folder_names, frame_names, merge_objects
-from glus.io import expect, field, read_json, safe_name
+from glus.io import field, read_json, safe_name
 from glus.masks import read_mask
 
 ANNOTATORS = 4
@@ -30,6 +30,9 @@ class MergedExpressions:
 
     folder: Path
     expressions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.folder} (expressions {', '.join(self.expressions)})"
 
     def names(self) -> list[str]:
         """Frames that any of the expressions has."""
@@ -150,7 +153,7 @@ def annotator_datasets(
         where = f"videos.{sequence.name}"
         entry = videos[sequence.name]
         expressions = field(entry, "expressions", dict, expression_file, where)
-        frames = expect(field(entry, "frames", list, expression_file, where), list, expression_file, where)
+        frames = field(entry, "frames", list, expression_file, where)
         if sorted(map(str, frames)) != sequence.truth.names():
             faults.append(f"{expression_file}: {where}.frames are not the annotated frames {sequence.truth}")
         folder = predictions / sequence.name

@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,12 +173,16 @@ def _samples(path: str | PathLike[str], image: _Image) -> NDArray[Any]:
     elif image.depth == 8:
         samples = rows.copy()
     else:
-        bits = np.unpackbits(rows, axis=1).reshape(image.height, -1, image.depth)
-        samples = np.zeros(bits.shape[:2], np.uint8)
-        for i in range(image.depth):
-            samples = samples << 1 | bits[:, :, i]
-        samples = samples[:, : image.width]
+        samples = _unpacking(image.depth)[rows].view(np.uint8)[:, : image.width]
     return samples if channels == 1 else samples.reshape(image.height, image.width, channels)
+
+
+@lru_cache(maxsize=3)
+def _unpacking(depth: int) -> NDArray[Any]:
+    """Table from a byte to its samples of `depth` (1, 2 or 4) bits, one byte each, held in one wide integer."""
+    shifts = np.arange(8 - depth, -1, -depth)
+    samples = (np.arange(256)[:, None] >> shifts) & ((1 << depth) - 1)
+    return samples.astype(np.uint8).view(f"u{len(shifts)}")[:, 0]
 
 
 def _samples_pillow(path: str | PathLike[str]) -> NDArray[Any]:
