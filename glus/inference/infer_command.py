@@ -18,37 +18,47 @@ from glus.errors import InputError
 from glus.inference.items import Item, items_digest
 from glus.inference.runner import WORKER_COMMAND, RunSpec, WorkerDied, run_items
 from glus.inference.selection import load_key_frames
-from glus.inference.worker import DTYPES
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = ("fp32", "bf16", "fp16")
 _SAMPLE = 1 << 20  # bytes hashed at either end of each checkpoint file
 
 
-def parser() -> argparse.ArgumentParser:
+def add_model_arguments(p: argparse.ArgumentParser) -> None:
+    """Options that every command with a model takes; long names are those of the original."""
     defaults = InferenceConfig()
+    p.add_argument("--version", default="checkpoints/glus-tiny", help="checkpoint folder, or hub id")
+    p.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on GPU, fp32 on CPU")
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPU if there is one")
+    p.add_argument("--compat", default="corrected", help="corrected, or released: the original's defects too")
+    p.add_argument("--context_frame_num", type=int, default=defaults.context_frames, help="context frames")
+    p.add_argument(
+        "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
+    )
+    p.add_argument("--mem_stride", type=int, default=defaults.mem_stride, help="stride of remembered frames")
+
+
+def inference_config(args: argparse.Namespace) -> InferenceConfig:
+    """What the numbers among `add_model_arguments` say."""
+    return InferenceConfig(args.context_frame_num, args.question_frame_num, args.mem_stride)
+
+
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m glus infer",
         description="Segment every (video, expression) of a data set. Masks go to "
         "VIS_SAVE_PATH/<video>/<exp_id>/<frame>.png (0/255). A run that was stopped continues when started again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--version", default="checkpoints/glus-tiny", help="checkpoint folder, or hub id")
+    add_model_arguments(p)
     p.add_argument("--dataset_dir", default="data", help="folder that holds mevis, Refer-YouTube-VOS, ...")
     p.add_argument("--val_set", default="mevis", help=f"data set: {', '.join(DATASETS)}")
     p.add_argument("--set_name", default="valid_u", help="split, as the data set names it")
     p.add_argument("--vis_save_path", default="generated", help="output folder")
-    p.add_argument("--context_frame_num", type=int, default=defaults.context_frames, help="context frames")
-    p.add_argument(
-        "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
-    )
-    p.add_argument("--mem_stride", type=int, default=defaults.mem_stride, help="stride of remembered frames")
     p.add_argument("--use_kf", action="store_true", help="start from key frames; needs --score_json")
     p.add_argument("--score_json", help="key frames: {<video>_<exp_id>: frame name}")
-    p.add_argument("--precision", choices=list(DTYPES), help="default: bf16 on GPU, fp32 on CPU")
-    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPUs if there are any")
     p.add_argument("--workers", type=int, help="processes; default: one per GPU, or one on CPU")
-    p.add_argument("--compat", default="corrected", help="corrected, or released: the original's defects too")
     p.add_argument("--min_frames", type=int, default=1, help="leave out shorter videos (the original: 4)")
     p.add_argument("--limit", type=int, help="only the first N items")
     p.add_argument("--overwrite", action="store_true", help="start afresh where masks of another run lie")
@@ -60,7 +70,7 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
     for name in ("workers", "limit", "min_frames"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1")
-    config = InferenceConfig(args.context_frame_num, args.question_frame_num, args.mem_stride)
+    config = inference_config(args)
     items = load_items(args)
     device, environments = plan_workers(args.device, args.workers)
     precision = args.precision or ("bf16" if device == "cuda" else "fp32")

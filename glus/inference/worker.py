@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Segmenter = Callable[[FrameSource, str, int], "Iterator[FrameResult]"]
 Loader = Callable[[dict[str, Any]], Segmenter]
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 REPORT_SECONDS = 0.2
 
 
@@ -45,7 +44,7 @@ def load_model(settings: dict[str, Any]) -> Segmenter:
     config = from_dict(InferenceConfig, settings["inference"], "job")
     glus = GLUS.from_pretrained(
         settings["version"],
-        dtype=getattr(torch, DTYPES[settings["precision"]]),
+        dtype=settings["precision"],
         device=settings["device"],
         compat=settings["compat"],
     )

@@ -1,0 +1,74 @@
+"""`python -m glus segment`: one's own video and sentences in, an overlay video and masks out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from glus.inference.infer_command import add_model_arguments, inference_config
+from glus.io import disk_errors, safe_name
+from glus.masks import write_mask_png
+from glus.overlay import caption_strip, captioned, overlay
+from glus.text.prompts import check_expression
+from glus.video import open_frames, video_writer
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m glus segment",
+        description="Segment a video by one or more sentences and write an overlay video, a colour per sentence.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("video", help="video file, or folder of images")
+    p.add_argument("expressions", nargs="+", metavar="sentence", help="what to segment, e.g. 'the red car'")
+    p.add_argument("-o", "--output", required=True, help="overlay video to write (.mp4)")
+    p.add_argument("--masks", help="folder for the masks, <sentence number from 0>/<frame>.png (0/255)")
+    add_model_arguments(p)
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parser().parse_args(argv)
+    texts = [check_expression(text, f"sentence {i + 1}") for i, text in enumerate(args.expressions)]
+    config = inference_config(args)
+    frames = open_frames(args.video)
+    for name in frames.names:
+        safe_name(name, args.video, "frame name")
+    strip = caption_strip(frames[0].shape[1], texts)
+    folders = [Path(args.masks) / str(i) for i in range(len(texts))] if args.masks else []
+    for folder in (Path(args.output).parent, *folders):
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    # The output is opened before the model: what cannot be written shows at once.
+    with video_writer(args.output, frames.fps) as writer:
+        from glus.api import GLUS  # torch takes seconds to import
+
+        device = None if args.device == "auto" else args.device
+        glus = GLUS.from_pretrained(args.version, dtype=args.precision, device=device, compat=args.compat)
+        started = time.monotonic()
+        steps = glus.stream(frames, texts, config=config)
+        for step in tqdm(steps, total=len(frames), unit="frame", desc="segmenting"):
+            masks = np.asarray(step.masks)
+            failures += int(step.failed.sum())
+            writer.write(captioned(overlay(frames[step.frame], masks), strip))
+            for folder, mask in zip(folders, masks, strict=bool(folders)):
+                path = folder / f"{step.name}.png"
+                with disk_errors(path):
+                    write_mask_png(path, mask)
+        seconds = time.monotonic() - started
+    rate = len(frames) / seconds
+    lines = [f"{len(frames)} frames, {len(texts)} sentences in {seconds:.1f} s ({rate:.2f} frames/s)"]
+    if failures:
+        lines.append(f"{failures} of {len(frames) * len(texts)} masks are blank: the model did not answer [SEG]")
+    lines.append(f"overlay video: {args.output}")
+    if args.masks:
+        lines.append(f"masks: {args.masks}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Run a data set through GLUS: masks and summary.json in SAVE_DIR. A stopped run continues when started again.
+set -euo pipefail
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    cat <<'TEXT'
+usage: [VARIABLE=value ...] bash scripts/inference.sh [options of `python -m glus infer`]
+
+environment variables (default):
+  MODEL       checkpoint folder or hub id ($CKPT_DIR/glus-tiny; CKPT_DIR: checkpoints of this repository)
+  DATA_DIR    folder that holds mevis, Refer-YouTube-VOS, ... (data)
+  VAL_SET     mevis, refyoutube_vos, davis17, revos or reasonvos (mevis)
+  SET_NAME    split (valid_u)
+  SAVE_DIR    output folder ($OUT_DIR/<VAL_SET>_<SET_NAME>; OUT_DIR: outputs)
+  SCORE_JSON  key frames {<video>_<exp_id>: frame name}; start from them (none)
+  NUM_GPUS    GPUs to use (all); 0: none
+  WORKERS     processes on the CPU (1)
+  VENV        environment folder (.venv of this repository)
+
+`bash scripts/inference.sh --workers 1 --precision fp32` and the like pass through; all options:
+  python -m glus infer --help
+TEXT
+    exit 0
+fi
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${VENV:-.venv}
+if [[ $venv != /* ]]; then venv=$root/$venv; fi
+VAL_SET=${VAL_SET:-mevis}
+SET_NAME=${SET_NAME:-valid_u}
+
+arguments=(
+    --version "${MODEL:-${CKPT_DIR:-$root/checkpoints}/glus-tiny}"
+    --dataset_dir "${DATA_DIR:-data}"
+    --val_set "$VAL_SET"
+    --set_name "$SET_NAME"
+    --vis_save_path "${SAVE_DIR:-${OUT_DIR:-outputs}/${VAL_SET}_$SET_NAME}"
+)
+if [[ -n ${SCORE_JSON:-} ]]; then arguments+=(--use_kf --score_json "$SCORE_JSON"); fi
+if [[ ${NUM_GPUS:-} == 0 ]]; then arguments+=(--device cpu); fi
+if [[ -n ${WORKERS:-} ]]; then
+    arguments+=(--workers "$WORKERS")
+elif [[ ${NUM_GPUS:-0} != 0 ]]; then
+    arguments+=(--device cuda --workers "$NUM_GPUS")
+fi
+exec "$venv/bin/python" -m glus infer "${arguments[@]}" "$@"
