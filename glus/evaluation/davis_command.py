@@ -111,7 +111,6 @@ def add_four_annotator_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--davis_path", type=Path, help="four-annotators: root of a DAVIS 2017 tree")
     parser.add_argument("--set", dest="gt_set", default="val", help="four-annotators: list in ImageSets")
     parser.add_argument("--csv_dir", type=Path, help="four-annotators: write anno_<a>/*.csv of the official tool")
-    parser.add_argument("--allow_extra", action="store_true", help="ignore predictions that the set lacks")
     parser.add_argument("--uint8_decay", action="store_true", help="8-bit decay bins, as the official code")
 
 
@@ -120,7 +119,7 @@ def run_four_annotators(args: argparse.Namespace) -> int:
 
     Args:
         args: has `mevis_exp_path`, `mevis_pred_path`, `allow_missing`, `json`, `workers` and the options of
-            `add_four_annotator_arguments`.
+            `add_four_annotator_arguments`, and `allow_extra`.
 
     Raises:
         InputError: wrong options or input.

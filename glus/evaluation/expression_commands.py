@@ -1,0 +1,391 @@
+"""The commands behind `utils/eval_{mevis,davis,revos,reason_vos,refytvos}.py`; flags as in the original scripts.
+
+Each builds `VideoJob`s from its files; scoring, the policy for faults and the outputs are common to all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from glus.errors import InputError
+from glus.evaluation import revos
+from glus.evaluation.davis_command import add_four_annotator_arguments, run_four_annotators
+from glus.evaluation.expression_files import (
+    Entry,
+    Predictions,
+    Video,
+    frame_size,
+    id_list,
+    mask_tracks,
+    read_mask_lists,
+    read_videos,
+)
+from glus.evaluation.expression_report import (
+    OnFailure,
+    Scored,
+    csv_text,
+    result_dict,
+    save_frame_scores,
+    save_json,
+    save_text,
+    table,
+)
+from glus.evaluation.expressions import Expression, ForegroundSpec, VideoJob, score_video
+from glus.evaluation.parallel import map_items
+from glus.evaluation.tracks import PngTrack, RleTrack, Track
+from glus.io import field, safe_name
+
+logger = logging.getLogger(__name__)
+
+# What each original tool did with an expression whose files are at fault (`--on_failure original`).
+_ORIGINAL_POLICY: dict[str, OnFailure] = {
+    "mevis": "drop",
+    "davis": "drop",
+    "revos": "zero",
+    "reason_vos": "drop",
+    "refytvos": "drop",
+}
+_PRED_HELP = "folder <video>/<exp_id>/<frame>.png, or one JSON of run-length codes"
+_ABSENT_IS_ZERO = ("mevis", "davis")
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that all expression evaluators share."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Exit status 2: the input is at fault, and every fault is listed.",
+    )
+    add = parser.add_argument
+    add("--json", type=Path, metavar="FILE", help="write totals and per-expression values as fractions, unrounded")
+    add("--csv", type=Path, metavar="FILE", help="write per-expression values as CSV")
+    add("--per_frame", action="store_true", help="put the values of every frame into the JSON too")
+    add("--iou_path", type=Path, metavar="DIR", help="write per-frame J to DIR/<video>/<exp_id>.json")
+    add("--workers", type=int, help="processes (default: one per CPU)")
+    add("--allow_missing", action="store_true", help="score missing masks as empty ones and say how many")
+    add("--allow_extra", action="store_true", help="ignore masks of frames that are not scored")
+    add(
+        "--on_failure",
+        choices=("error", "zero", "drop", "original"),
+        default="error",
+        help="expressions with faulty files: stop, count as 0, leave out, or what the original tool does",
+    )
+    add(
+        "--read_png",
+        choices=("values", "opencv"),
+        default="values",
+        help="foreground: stored value not zero, or not black in OpenCV's gray conversion (the original tools)",
+    )
+    return parser
+
+
+def _score(protocol: str, jobs: Sequence[VideoJob], args: argparse.Namespace) -> Scored:
+    """Score all jobs and apply the policy for faults."""
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers must be at least 1, found {args.workers}")
+    start = time.monotonic()
+    results = map_items(score_video, jobs, args.workers, protocol)
+    policy: OnFailure = _ORIGINAL_POLICY[protocol] if args.on_failure == "original" else args.on_failure
+    absent_is_zero = args.on_failure == "original" and protocol in _ABSENT_IS_ZERO
+    scored = Scored([one for result in results for one in result], policy, absent_is_zero)
+    logger.info("scored %d expressions in %.1f s", len(scored.kept), time.monotonic() - start)
+    return scored
+
+
+def _save(protocol: str, scored: Scored, args: argparse.Namespace, extra: dict[str, Any] | None = None) -> None:
+    """Write the outputs common to all protocols; `extra` goes into the JSON."""
+    metrics = ("J", "F", "A", "R") if protocol == "revos" else ("J", "F")
+    if args.json:
+        result = result_dict(protocol, scored, metrics, args.per_frame)
+        save_json(args.json, {**result, "read_png": args.read_png, "on_failure": args.on_failure, **(extra or {})})
+    if args.csv:
+        rows = result_dict(protocol, scored, metrics, per_frame=False)["expressions"]
+        save_text(args.csv, csv_text(["video", "exp_id", *metrics, "J&F", "missing_frames"], rows))
+    if args.iou_path:
+        save_frame_scores(args.iou_path, scored)
+
+
+def _original_scores(scored: Scored, key: Callable[[Expression], str]) -> dict[str, list[float]]:
+    """`{key: [J, F]}`, the result file of the original eval_mevis and eval_reason_vos."""
+    values = {key(s.expression): [scored.mean(s, "J"), scored.mean(s, "F")] for s in scored.kept}
+    if len(values) < len(scored.kept):
+        raise InputError("video and expression ids joined by _ are ambiguous; use --json and no --save_name")
+    return values
+
+
+def _print_totals(scored: Scored) -> None:
+    region, boundary = scored.total("J"), scored.total("F")
+    name = f"{len(scored.kept)} expressions"
+    sys.stdout.write(table([(name, [region, boundary, (region + boundary) / 2])], ["J", "F", "J&F"]) + "\n")
+
+
+def _video_key(expression: Expression) -> str:
+    return f"{expression.video}_{expression.exp_id}"
+
+
+def _rle_jobs(
+    args: argparse.Namespace,
+    exp_path: Path,
+    mask_path: Path,
+    pred_path: Path,
+    annotations: Callable[[Video, Entry], tuple[str, ...]],
+    group: Callable[[Entry], int | None] = lambda entry: None,
+    foreground: Callable[[Video], ForegroundSpec | None] = lambda video: None,
+) -> list[VideoJob]:
+    """Jobs of the protocols whose ground truth is a mask dictionary."""
+    videos = read_videos(exp_path)
+    lists = read_mask_lists(mask_path)
+    predictions = Predictions(pred_path, args.read_png == "opencv")
+    jobs = []
+    for video in videos:
+        expressions = []
+        for entry in video.entries:
+            track, place = predictions.find(video.name, entry.exp_id)
+            keys = annotations(video, entry)
+            expressions.append(Expression(video.name, entry.exp_id, entry.text, keys, track, place, group(entry)))
+        wanted = {key for expression in expressions for key in expression.annotations}
+        jobs.append(
+            VideoJob(
+                video=video.name,
+                frames=video.frames,
+                expressions=tuple(expressions),
+                tracks=mask_tracks(lists, wanted, mask_path),
+                masks_name=str(mask_path),
+                size=frame_size(video, exp_path),
+                foreground=foreground(video),
+                allow_missing=args.allow_missing,
+                allow_extra=args.allow_extra,
+            )
+        )
+    return jobs
+
+
+def mevis_main(argv: Sequence[str]) -> int:
+    """MeViS valid_u (evaluation.md 3.1)."""
+    parser = _parser("J and F on MeViS valid_u.")
+    parser.add_argument("--mevis_exp_path", type=Path, required=True, help="meta_expressions.json")
+    parser.add_argument("--mevis_mask_path", type=Path, required=True, help="mask_dict.json")
+    parser.add_argument("--mevis_pred_path", type=Path, required=True, help=_PRED_HELP)
+    parser.add_argument("--save_name", type=Path, default="mevis_test.json", help="per-expression [J, F]")
+    args = parser.parse_args(argv)
+    exp_path = args.mevis_exp_path
+    jobs = _rle_jobs(
+        args,
+        exp_path,
+        args.mevis_mask_path,
+        args.mevis_pred_path,
+        lambda video, entry: id_list(entry.fields, "anno_id", exp_path, entry.where),
+    )
+    scored = _score("mevis", jobs, args)
+    save_json(args.save_name, _original_scores(scored, _video_key))
+    _save("mevis", scored, args)
+    _print_totals(scored)
+    return 0
+
+
+def davis_main(argv: Sequence[str]) -> int:
+    """Ref-DAVIS17, expression by expression (evaluation.md 3.2) or by the four-annotator protocol (3.3)."""
+    parser = _parser("J and F on Ref-DAVIS17.")
+    parser.add_argument("--mevis_exp_path", type=Path, required=True, help="meta_expressions.json")
+    parser.add_argument("--mevis_mask_path", type=Path, help="mask_dict.json; numbered by sorted video and id")
+    parser.add_argument("--mevis_pred_path", type=Path, required=True, help=_PRED_HELP)
+    parser.add_argument("--save_name", default="david17_val.json", help="percent totals, beside the predictions")
+    parser.add_argument("--protocol", choices=("expression-wise", "four-annotators"), default="expression-wise")
+    add_four_annotator_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.protocol == "four-annotators":
+        return run_four_annotators(args)
+    if args.mevis_mask_path is None:
+        raise InputError("--protocol expression-wise needs --mevis_mask_path")
+    numbers = davis_numbers(read_videos(args.mevis_exp_path))
+    jobs = _rle_jobs(
+        args,
+        args.mevis_exp_path,
+        args.mevis_mask_path,
+        args.mevis_pred_path,
+        lambda video, entry: (str(numbers[video.name, entry.exp_id]),),
+    )
+    scored = _score("davis", jobs, args)
+    region, boundary = scored.total("J"), scored.total("F")
+    totals = {"J": region, "F": boundary, "J&F": (region + boundary) / 2}
+    save_json(
+        Predictions(args.mevis_pred_path).beside / args.save_name,
+        {name: round(100 * value, 2) for name, value in totals.items()},
+    )
+    _save("davis", scored, args)
+    _print_totals(scored)
+    return 0
+
+
+def davis_numbers(videos: Iterable[Video]) -> dict[tuple[str, str], int]:
+    """Annotation number of each (video, exp_id): a running counter, both sorted as text."""
+    pairs = [
+        (video.name, exp_id)
+        for video in sorted(videos, key=lambda v: v.name)
+        for exp_id in sorted(entry.exp_id for entry in video.entries)
+    ]
+    return {pair: number for number, pair in enumerate(pairs)}
+
+
+def revos_main(argv: Sequence[str]) -> int:
+    """ReVOS (evaluation.md 3.4)."""
+    parser = _parser("J, F, accuracy and robustness on ReVOS.")
+    parser.add_argument("--visa_exp_path", type=Path, required=True, help="meta_expressions JSON")
+    parser.add_argument("--visa_mask_path", type=Path, required=True, help="mask_dict.json")
+    parser.add_argument("--visa_foreground_mask_path", type=Path, required=True, help="mask_dict_foreground.json")
+    parser.add_argument("--visa_pred_path", type=Path, required=True, help=_PRED_HELP)
+    parser.add_argument("--save_json_name", default="revos_valid.json", help="totals, beside the predictions")
+    parser.add_argument("--save_csv_name", default="revos_valid.csv", help="expressions, beside the predictions")
+    revos.add_arguments(parser)
+    args = parser.parse_args(argv)
+    if not 1 <= args.pixel_value <= 255:
+        raise InputError(f"--pixel_value must be 1 to 255, found {args.pixel_value}")
+    exp_path, foreground_path = args.visa_exp_path, args.visa_foreground_mask_path
+    lists = read_mask_lists(foreground_path, "foreground mask file")
+
+    def foreground(video: Video) -> ForegroundSpec:
+        track = None
+        if video.name in lists:
+            masks = field(lists[video.name], "masks_rle", list, foreground_path, video.name)
+            track = RleTrack(masks, f"{foreground_path}: {video.name}")
+        return ForegroundSpec(track, args.robustness, args.pixel_value)
+
+    jobs = _rle_jobs(
+        args,
+        exp_path,
+        args.visa_mask_path,
+        args.visa_pred_path,
+        lambda video, entry: id_list(entry.fields, "anno_id", exp_path, entry.where),
+        lambda entry: int(field(entry.fields, "type_id", int, exp_path, entry.where)),
+        foreground,
+    )
+    scored = _score("revos", jobs, args)
+    unrounded = revos.group_results(scored, "none")
+    shown = revos.group_results(scored, args.rounding)
+    beside = Predictions(args.visa_pred_path).beside
+    save_json(beside / args.save_json_name, shown)
+    save_text(beside / args.save_csv_name, csv_text(revos.CSV_COLUMNS, revos.csv_rows(scored)))
+    _save("revos", scored, args, revos.json_fields(unrounded, args))
+    sys.stdout.write(revos.text(shown, args) + "\n")
+    return 0
+
+
+def reason_vos_main(argv: Sequence[str]) -> int:
+    """ReasonVOS (evaluation.md 3.5)."""
+    parser = _parser("J and F on ReasonVOS.")
+    parser.add_argument("--meta_exp_path", type=Path, required=True, help="meta_expressions.json")
+    parser.add_argument("--mask_path", type=Path, required=True, help="folder of <source>_<video>_<obj_id>")
+    parser.add_argument("--pred_path", type=Path, required=True, help=_PRED_HELP)
+    parser.add_argument("--save_name", type=Path, default="./reasonvos", help="per-expression [J, F]")
+    parser.add_argument(
+        "--pred_layout",
+        choices=("video", "object"),
+        default="video",
+        help="folders <video>/<exp_id>, or <source>_<video>_<obj_id>/<exp_id> (VideoLISA)",
+    )
+    parser.add_argument(
+        "--exp_folder",
+        choices=("id", "position"),
+        default="id",
+        help="expressions are named by their exp_id, or by their position in the list (original GLUS inference)",
+    )
+    args = parser.parse_args(argv)
+    keys: dict[tuple[str, str], str] = {}
+    jobs = list(_reason_vos_jobs(args, keys))
+    scored = _score("reason_vos", jobs, args)
+    values = _original_scores(scored, lambda e: keys[e.video, e.exp_id])
+    save_json(args.save_name, values)
+    _save("reason_vos", scored, args)
+    _print_totals(scored)
+    return 0
+
+
+def _reason_vos_jobs(args: argparse.Namespace, keys: dict[tuple[str, str], str]) -> Iterable[VideoJob]:
+    """One job per annotated object; fills `keys` with the original's name of each expression."""
+    path = args.meta_exp_path
+    if not args.mask_path.is_dir():
+        raise InputError(f"{args.mask_path}: no such folder")
+    predictions = Predictions(args.pred_path, args.read_png == "opencv")
+    for video in read_videos(path, "exp_text"):
+        source = safe_name(field(video.fields, "source", str, path, video.where), path, f"{video.where}.source")
+        by_object: dict[str, list[Expression]] = {}
+        for position, entry in enumerate(video.entries):
+            obj = str(field(entry.fields, "obj_id", (int, str), path, entry.where))
+            name = f"{source}_{video.name}_{safe_name(obj, path, f'{entry.where}.obj_id')}"
+            keys[video.name, entry.exp_id] = f"{name}_{entry.exp_id}"
+            track, place = predictions.find(
+                name if args.pred_layout == "object" else video.name,
+                str(position) if args.exp_folder == "position" else entry.exp_id,
+            )
+            one = Expression(video.name, entry.exp_id, entry.text, (name,), track, place)
+            by_object.setdefault(name, []).append(one)
+        for name, expressions in by_object.items():
+            folder = args.mask_path / name
+            truth = PngTrack(folder, args.read_png == "opencv")
+            yield VideoJob(
+                video=video.name,
+                frames=tuple(truth.names()) or video.frames,
+                expressions=tuple(expressions),
+                tracks={name: truth},
+                masks_name=str(args.mask_path),
+                allow_missing=args.allow_missing,
+                allow_extra=args.allow_extra,
+                known_frames=frozenset(video.frames),
+            )
+
+
+def refytvos_main(argv: Sequence[str]) -> int:
+    """Ref-YouTube-VOS with local masks: `<mask_path>/<video>/<frame>.png` label maps (evaluation.md 2.1, 4)."""
+    parser = _parser("J and F on Ref-YouTube-VOS, or any set of that layout, with local label maps.")
+    parser.add_argument("--meta_exp_path", type=Path, required=True, help="meta_expressions.json with obj_id")
+    parser.add_argument("--mask_path", type=Path, required=True, help="folder Annotations")
+    parser.add_argument("--pred_path", type=Path, required=True, help=_PRED_HELP)
+    parser.add_argument(
+        "--only_annotated", action="store_true", help="score only the frames that have a label map (else: a fault)"
+    )
+    args = parser.parse_args(argv)
+    scored = _score("refytvos", list(_refytvos_jobs(args)), args)
+    _save("refytvos", scored, args, {"only_annotated": args.only_annotated})
+    _print_totals(scored)
+    return 0
+
+
+def _refytvos_jobs(args: argparse.Namespace) -> Iterable[VideoJob]:
+    path = args.meta_exp_path
+    if not args.mask_path.is_dir():
+        raise InputError(f"{args.mask_path}: no such folder")
+    predictions = Predictions(args.pred_path, args.read_png == "opencv")
+    for video in read_videos(path):
+        folder = args.mask_path / video.name
+        frames = video.frames
+        if args.only_annotated:
+            annotated = set(PngTrack(folder).names())
+            frames = tuple(name for name in frames if name in annotated)
+            if not frames:
+                raise InputError(f"{folder}: no label map of any frame of {video.where}")
+        expressions = []
+        tracks: dict[str, Track] = {}
+        for entry in video.entries:
+            ids = id_list(entry.fields, "obj_id", path, entry.where)
+            for one in ids:
+                if not one.isdecimal() or not 1 <= int(one) <= 255:
+                    raise InputError(f"{path}: {entry.where}.obj_id must be 1 to 255, found {one!r}")
+                tracks[one] = PngTrack(folder, label=int(one))
+            track, place = predictions.find(video.name, entry.exp_id)
+            expressions.append(Expression(video.name, entry.exp_id, entry.text, ids, track, place))
+        yield VideoJob(
+            video=video.name,
+            frames=frames,
+            expressions=tuple(expressions),
+            tracks=tracks,
+            masks_name=str(args.mask_path),
+            allow_missing=args.allow_missing,
+            allow_extra=args.allow_extra,
+            known_frames=frozenset(video.frames),
+        )

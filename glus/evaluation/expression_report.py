@@ -1,0 +1,158 @@
+"""From the scores of expressions to results: faults, totals, tables and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from glus.errors import InputError
+from glus.evaluation.expressions import ExpressionScores
+from glus.io import disk_errors, write_bytes, write_json
+
+logger = logging.getLogger(__name__)
+
+OnFailure = Literal["error", "zero", "drop"]
+SHORT = {"J": "region", "F": "boundary", "A": "accuracy", "R": "robustness"}
+
+
+class Scored:
+    """All expressions of an evaluation after the policy for failures.
+
+    Attributes:
+        kept: the expressions that count, in file order.
+        failed: names of those with faults; counted as 0 (`zeros`) or left out.
+        missing_frames, missing_expressions: predictions taken as empty, and how many expressions have any.
+    """
+
+    def __init__(self, scores: Sequence[ExpressionScores], on_failure: OnFailure, absent_is_zero: bool) -> None:
+        """Apply the policy.
+
+        Args:
+            absent_is_zero: with `drop`, an expression counts as 0 when nothing at all is there for its video
+                (what the original eval_mevis does).
+
+        Raises:
+            InputError: there are faults and the policy is `error`, or nothing is left; lists every fault.
+        """
+        faulty = [s for s in scores if s.faults]
+        faults = list(dict.fromkeys(fault for s in faulty for fault in s.faults))
+        if faults and on_failure == "error":
+            raise InputError(
+                f"{len(faults)} faults in {len(faulty)} of {len(scores)} expressions; nothing was scored:\n"
+                + "\n".join(f"  {fault}" for fault in faults)
+                + "\nPut them right, or choose: --allow_missing (missing masks are empty), --allow_extra, "
+                "--on_failure zero|drop"
+            )
+        for fault in faults:
+            logger.warning("%s", fault)
+        self.zeros = {id(s) for s in faulty if on_failure == "zero" or (absent_is_zero and s.absent)}
+        self.kept = [s for s in scores if not s.faults or id(s) in self.zeros]
+        self.failed = [s.expression.name for s in faulty]
+        self.missing_frames = sum(s.missing for s in self.kept)
+        self.missing_expressions = sum(s.missing > 0 for s in self.kept)
+        if not self.kept:
+            raise InputError("every expression failed; there is nothing to average")
+        if faulty:
+            logger.warning(
+                "%d expressions failed: %d count as 0, the others are left out", len(faulty), len(self.zeros)
+            )
+        if self.missing_frames:
+            logger.warning(
+                "%d missing masks of %d expressions were scored as empty",
+                self.missing_frames,
+                self.missing_expressions,
+            )
+
+    def mean(self, scores: ExpressionScores, metric: str) -> float:
+        """Mean over the frames of one expression."""
+        return 0.0 if id(scores) in self.zeros else float(np.mean(getattr(scores, SHORT[metric])))
+
+    def total(self, metric: str, group: int | None = None) -> float:
+        """Mean over the expressions (of one ReVOS group)."""
+        values = [self.mean(s, metric) for s in self.kept if group is None or s.expression.group == group]
+        return float(np.mean(values)) if values else float("nan")
+
+
+def result_dict(protocol: str, scored: Scored, metrics: Sequence[str], per_frame: bool) -> dict[str, Any]:
+    """The common JSON: totals and per-expression values as fractions 0..1, unrounded."""
+    expressions = []
+    for s in scored.kept:
+        values = {metric: scored.mean(s, metric) for metric in metrics}
+        one: dict[str, Any] = {
+            "video": s.expression.video,
+            "exp_id": s.expression.exp_id,
+            **values,
+            "J&F": (values["J"] + values["F"]) / 2,
+        }
+        if s.missing:
+            one["missing_frames"] = s.missing
+        if per_frame and not s.faults:
+            one["frames"] = list(s.frames)
+            one["per_frame"] = {metric: getattr(s, SHORT[metric]) for metric in metrics}
+        expressions.append(one)
+    region, boundary = scored.total("J"), scored.total("F")
+    return {
+        "protocol": protocol,
+        "J": region,
+        "F": boundary,
+        "J&F": (region + boundary) / 2,
+        "expressions_scored": len(scored.kept),
+        "frames_scored": sum(len(s.frames) for s in scored.kept),
+        "missing_frames": scored.missing_frames,
+        "missing_expressions": scored.missing_expressions,
+        "failed": scored.failed,
+        "failed_count_as_zero": len(scored.zeros),
+        "expressions": expressions,
+    }
+
+
+def table(rows: Sequence[tuple[str, Sequence[float | None]]], columns: Sequence[str]) -> str:
+    """A text table of fractions in percent; None shows as a dash."""
+    width = max(len(name) for name, _ in rows)
+    lines = [" " * width + "".join(f"{c:>9}" for c in columns)]
+    for name, values in rows:
+        cells = "".join(f"{'-' if v is None else f'{100 * v:.2f}':>9}" for v in values)
+        lines.append(f"{name:<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """CSV with a header line."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file atomically; an OutputError when that is impossible."""
+    with disk_errors(path):
+        write_bytes(path, text.encode("utf-8"))
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; an OutputError when that is impossible."""
+    with disk_errors(path):
+        write_json(path, value)
+
+
+def save_frame_scores(folder: Path, scored: Scored) -> None:
+    """Write J of every frame, in sorted frame order, to `<folder>/<video>/<exp_id>.json` (evaluation.md 4).
+
+    Numbers keep all their digits (they read back as the same float). Failed expressions get no file.
+    """
+    for s in scored.kept:
+        if s.faults:
+            continue
+        target = folder / s.expression.video / f"{s.expression.exp_id}.json"
+        order = sorted(range(len(s.frames)), key=lambda i: s.frames[i])
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_json(target, [s.region[i] for i in order], indent=None)

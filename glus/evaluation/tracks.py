@@ -1,0 +1,129 @@
+"""Where the masks of one expression or annotation come from: run-length codes or PNG folders, frame by frame."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glus.errors import InputError
+from glus.evaluation import png
+from glus.evaluation.bitmask import BitMask
+
+
+@dataclass(frozen=True)
+class RleTrack:
+    """One COCO run-length code or null per frame, in the order of the frame list of the JSON file.
+
+    Attributes:
+        where: file and key, for messages.
+    """
+
+    entries: Sequence[Any]
+    where: str
+
+    def fault(self, frames: Sequence[str]) -> str | None:
+        """What makes the track unusable as a whole for these frames."""
+        if len(self.entries) != len(frames):
+            return f"{self.where}: {len(self.entries)} masks for {len(frames)} frames"
+        return None
+
+    def missing(self, frames: Sequence[str]) -> list[str]:
+        """Names of the frames without an entry."""
+        return [name for name, entry in zip(frames, self.entries, strict=True) if entry is None]
+
+    def extra(self, frames: Sequence[str]) -> list[str]:
+        """Names of masks that belong to none of `frames`: none here, see `fault`."""
+        return []
+
+    def size(self, frames: Sequence[str]) -> tuple[int, int] | None:
+        """(height, width) of the first mask that is there."""
+        for entry in self.entries:
+            size = entry.get("size") if isinstance(entry, dict) else None
+            if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
+                return size[0], size[1]
+        return None
+
+    def mask(self, index: int, name: str) -> BitMask | None:
+        """The mask of frame `index`; None when it is empty. Raises InputError when it is corrupt."""
+        entry = self.entries[index]
+        return None if entry is None else BitMask.from_rle(entry, f"{self.where}, frame {name}")
+
+    def gray(self, index: int, name: str) -> NDArray[np.uint8]:
+        """The mask as values 0 and 1."""
+        mask = self.mask(index, name)
+        if mask is None:
+            raise InputError(f"{self.where}, frame {name}: no mask")
+        return mask.unpack().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PngTrack:
+    """Masks in `<folder>/<frame>.png`.
+
+    Attributes:
+        opencv: read as the original tools do (`png.read_mask_opencv`) instead of by the rules of `png`.
+        label: read label maps and take the pixels of this id.
+    """
+
+    folder: Path
+    opencv: bool = False
+    label: int | None = None
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
+
+    def names(self) -> list[str]:
+        """Sorted names of the frames that have a file; none where there is no folder."""
+        found = _listing(self.folder)
+        return sorted(name[:-4] for name in found if name.endswith(".png") and not name.startswith("."))
+
+    def fault(self, frames: Sequence[str]) -> str | None:
+        return None if self.folder.is_dir() else f"{self.folder}: no such folder ({len(frames)} frames)"
+
+    def missing(self, frames: Sequence[str]) -> list[str]:
+        present = set(self.names())
+        return [name for name in frames if name not in present]
+
+    def extra(self, frames: Sequence[str]) -> list[str]:
+        return sorted(set(self.names()) - set(frames))
+
+    def size(self, frames: Sequence[str]) -> tuple[int, int] | None:
+        missing = set(self.missing(frames))
+        for index, name in enumerate(frames):
+            if name not in missing:
+                mask = self.mask(index, name)
+                return None if mask is None else mask.shape
+        return None
+
+    def mask(self, index: int, name: str) -> BitMask | None:
+        """The mask of a frame. Raises InputError when it is missing or damaged."""
+        if self.label is not None:
+            return BitMask.split(png.read_labels(self._path(name)), [self.label])[0]
+        return (png.read_mask_opencv if self.opencv else png.read_mask)(self._path(name))
+
+    def gray(self, index: int, name: str) -> NDArray[np.uint8]:
+        """The gray values that the original tools see."""
+        return png.read_gray_opencv(self._path(name))
+
+    def hint(self, name: str) -> str:
+        """What lies there instead of a missing mask, for messages."""
+        others = sorted(other for other in _listing(self.folder) if other.startswith(f"{name}."))
+        return f" (there is {others[0]}; masks must be .png)" if others else ""
+
+
+Track = RleTrack | PngTrack
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
