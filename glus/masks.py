@@ -44,12 +44,17 @@ def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def mask_png(mask: NDArray[Any]) -> bytes:
-    """A 1-bit gray PNG of a mask [height, width]: not zero becomes 1, which readers of 8-bit gray see as 255."""
+def mask_png(mask: NDArray[Any], depth: int = 1) -> bytes:
+    """A gray PNG of a mask [height, width], of 1 or 8 bits: not zero becomes 1 or 255.
+
+    Readers of 8-bit gray see 255 in both; 1 bit is smaller and faster to read.
+    """
     height, width = mask.shape
-    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # first byte: row filter 0, none
-    rows[:, 1:] = np.packbits(mask if mask.dtype == np.bool_ else mask != 0, axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    mask = mask != 0
+    samples = np.packbits(mask, axis=1) if depth == 1 else mask * np.uint8(255)
+    rows = np.zeros((height, 1 + samples.shape[1]), np.uint8)  # first byte: row filter 0, none
+    rows[:, 1:] = samples
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))

@@ -7,7 +7,6 @@ Source: reference evaluation.md 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 from glus.errors import InputError
 from glus.evaluation.davis import UNSUPERVISED, Sequence
 from glus.evaluation.davis_results import Dataset, DavisScores, davis_dataset, score_dataset, summarise
+from glus.evaluation.expression_files import Video, read_videos
 from glus.evaluation.labels import LabelMap, folder_names, frame_names, merge_objects
-from glus.io import field, read_json, safe_name
 from glus.masks import read_mask
 
 ANNOTATORS = 4
@@ -86,7 +85,7 @@ class FourAnnotatorScores:
         }
 
 
-def annotator_expressions(path: Path, where: str, expressions: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def annotator_expressions(path: Path, video: Video) -> list[tuple[str, ...]]:
     """Expression ids of each annotator, in the order of the objects.
 
     Ids count object-major: `id = object * 4 + annotator`.
@@ -94,32 +93,21 @@ def annotator_expressions(path: Path, where: str, expressions: Mapping[str, Any]
     Raises:
         InputError: the ids are not 0..4n-1, or four expressions that belong to one object name different ones.
     """
-    count = len(expressions)
-    ids = [str(i) for i in range(count)]
-    if count == 0 or count % ANNOTATORS or set(ids) != set(expressions):
+    fields = {entry.exp_id: entry.fields for entry in video.entries}
+    ids = [str(i) for i in range(len(fields))]
+    if not ids or len(ids) % ANNOTATORS or set(ids) != set(fields):
         raise InputError(
-            f"{path}: {where}.expressions must have the ids 0 to 4n-1 (n objects, four annotators each), "
-            f"found {count}: {', '.join(list(expressions)[:8])}"
+            f"{path}: {video.where}.expressions must have the ids 0 to 4n-1 (n objects, four annotators each), "
+            f"found {len(ids)}: {', '.join(list(fields)[:8])}"
         )
-    for first in range(0, count, ANNOTATORS):
-        objects = {str(_object_id(expressions[i])) for i in ids[first : first + ANNOTATORS]}
+    for first in range(0, len(ids), ANNOTATORS):
+        objects = {str(fields[i].get("obj_id")) for i in ids[first : first + ANNOTATORS]}
         if len(objects) > 1:
             raise InputError(
-                f"{path}: {where}.expressions {first} to {first + 3} must be about one object, "
+                f"{path}: {video.where}.expressions {first} to {first + 3} must be about one object, "
                 f"their obj_id are {', '.join(sorted(objects))}"
             )
     return [tuple(ids[annotator::ANNOTATORS]) for annotator in range(ANNOTATORS)]
-
-
-def _object_id(expression: Any) -> Any:
-    return expression.get("obj_id") if isinstance(expression, dict) else None
-
-
-def _read_videos(path: Path) -> dict[str, Any]:
-    videos = field(read_json(path, "expression file"), "videos", dict, path, "(top level)")
-    for video in videos:
-        safe_name(video, path, "video id")
-    return dict(videos)
 
 
 def annotator_datasets(
@@ -140,7 +128,7 @@ def annotator_datasets(
     Raises:
         InputError: a fault in the tree or in the expression file.
     """
-    videos = _read_videos(expression_file)
+    videos = {video.name: video for video in read_videos(expression_file)}
     base = davis_dataset(davis_path, gt_set, predictions, UNSUPERVISED, "unsupervised", allow_missing, allow_extra)
     names = [s.name for s in base.sequences]
     faults = list(base.faults)
@@ -148,19 +136,16 @@ def annotator_datasets(
     faults += [f"{expression_file}: video {v} is not in the set {gt_set}" for v in videos if v not in names]
     merged: list[list[Sequence]] = [[] for _ in range(ANNOTATORS)]
     for sequence in base.sequences:
-        if sequence.name not in videos:
+        video = videos.get(sequence.name)
+        if video is None:
             continue
-        where = f"videos.{sequence.name}"
-        entry = videos[sequence.name]
-        expressions = field(entry, "expressions", dict, expression_file, where)
-        frames = field(entry, "frames", list, expression_file, where)
-        if sorted(map(str, frames)) != sequence.truth.names():
-            faults.append(f"{expression_file}: {where}.frames are not the annotated frames {sequence.truth}")
+        if sorted(video.frames) != sequence.truth.names():
+            faults.append(f"{expression_file}: {video.where}.frames are not the annotated ones, {sequence.truth}")
         folder = predictions / sequence.name
         if folder.is_dir() and not allow_extra:
-            extra = sorted(set(folder_names(folder)) - set(expressions))
+            extra = sorted(set(folder_names(folder)) - {entry.exp_id for entry in video.entries})
             faults += [f"{folder / name}: not an expression of the set" for name in extra]
-        for annotator, ids in enumerate(annotator_expressions(expression_file, where, expressions)):
+        for annotator, ids in enumerate(annotator_expressions(expression_file, video)):
             source = MergedExpressions(folder, ids)
             merged[annotator].append(
                 Sequence(sequence.name, sequence.truth, source, UNSUPERVISED, allow_missing, allow_extra)

@@ -103,8 +103,22 @@ def read_gray_opencv(path: str | PathLike[str]) -> NDArray[np.uint8]:
     return np.asarray(gray)
 
 
+def read_gray(content: bytes, name: str) -> tuple[NDArray[np.uint8], int]:
+    """The samples, uint8 [height, width], and the bit depth of the gray PNG file `content`.
+
+    Raises:
+        InputError: not a whole PNG, or not single-channel gray of at most 8 bits; the message begins with `name`.
+    """
+    image = _parse(name, content)
+    if image.colour != _GRAY or image.depth == 16:
+        raise InputError(f"{name}: not a single-channel gray PNG of at most 8 bits")
+    if image.interlaced:
+        raise InputError(f"{name}: interlaced PNG; write it again without")
+    return _samples(name, image).astype(np.uint8), image.depth
+
+
 def _load(path: str | PathLike[str]) -> _Image:
-    """Split a PNG into header and image data, checking signature, checksums and completeness."""
+    """Read a PNG file and split it into header and image data."""
     try:
         with open(path, "rb") as handle:
             content = handle.read()
@@ -112,6 +126,11 @@ def _load(path: str | PathLike[str]) -> _Image:
         raise InputError(f"{path}: missing") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return _parse(path, content)
+
+
+def _parse(path: str | PathLike[str], content: bytes) -> _Image:
+    """Split a PNG into header and image data, checking signature, checksums and completeness."""
     if not content.startswith(_SIGNATURE):
         raise InputError(f"{path}: not a PNG file")
     header: tuple[int, ...] | None = None
