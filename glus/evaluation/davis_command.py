@@ -12,12 +12,13 @@ from glus.errors import InputError
 from glus.evaluation.davis import PROTOCOLS, VOS_BENCHMARK, Protocol
 from glus.evaluation.davis_results import (
     Dataset,
-    davis_dataset,
+    davis_truth,
     folder_dataset,
     score_dataset,
     summarise,
     write_csvs,
 )
+from glus.evaluation.expression_files import Predictions
 from glus.evaluation.four_annotators import annotator_datasets, evaluate_four_annotators
 from glus.io import disk_errors, safe_name, write_json
 
@@ -47,7 +48,7 @@ def official_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gt", "-g", type=Path, help="ground-truth folder of any data set, instead of --davis_path"
     )
-    parser.add_argument("--sequences", help="only these, separated by commas (with --gt)")
+    parser.add_argument("--sequences", help="only these, separated by commas")
     parser.add_argument(
         "--do_not_skip_first_and_last_frame", "-d", action="store_true", help="vos-benchmark: score all frames"
     )
@@ -95,15 +96,16 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 def _dataset(args: argparse.Namespace, protocol: Protocol) -> Dataset:
     if (args.gt is None) == (args.davis_path is None):
         raise InputError("give --davis_path or --gt")
+    truth, names = args.gt, None
+    if args.sequences:
+        names = [safe_name(name, "--sequences", "name") for name in args.sequences.split(",")]
     if args.gt is None:
-        if args.sequences:
-            raise InputError("--sequences needs --gt; with --davis_path, --set names the list")
         task = "semi-supervised" if protocol.objects == "all" else args.task
-        return davis_dataset(
-            args.davis_path, args.gt_set, args.results_path, protocol, task, args.allow_missing, args.allow_extra
-        )
-    names = [safe_name(n, "--sequences", "name") for n in args.sequences.split(",")] if args.sequences else None
-    return folder_dataset(args.gt, args.results_path, protocol, names, args.allow_missing, args.allow_extra)
+        truth, listed = davis_truth(args.davis_path, args.gt_set, task)
+        if unknown := sorted(set(names or ()) - set(listed)):
+            raise InputError(f"--sequences: not in the set {args.gt_set}: {', '.join(unknown)}")
+        names = names or listed
+    return folder_dataset(truth, args.results_path, protocol, names, args.allow_missing, args.allow_extra)
 
 
 def add_four_annotator_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,10 +128,14 @@ def run_four_annotators(args: argparse.Namespace) -> int:
     """
     if args.davis_path is None:
         raise InputError("--protocol four-annotators needs --davis_path, the root of a DAVIS 2017 tree")
+    # Options of the expression-wise protocol; ignoring one would be a silent surprise.
+    for name, unused in (("iou_path", None), ("csv", None), ("per_frame", False), ("on_failure", "error")):
+        if getattr(args, name) != unused:
+            raise InputError(f"--{name} belongs to --protocol expression-wise")
     datasets = annotator_datasets(
         args.davis_path,
-        Path(args.mevis_exp_path),
-        Path(args.mevis_pred_path),
+        args.mevis_exp_path,
+        Predictions(args.mevis_pred_path, args.read_png == "opencv"),
         args.gt_set,
         args.allow_missing,
         args.allow_extra,

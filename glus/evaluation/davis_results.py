@@ -91,16 +91,8 @@ def object_names(sequence: SequenceScores, protocol: Protocol) -> list[str]:
     return [f"{sequence.name}_{k if counted else scores.label}" for k, scores in objects]
 
 
-def davis_dataset(
-    davis_path: Path,
-    gt_set: str,
-    results: Path,
-    protocol: Protocol,
-    task: str,
-    allow_missing: bool = False,
-    allow_extra: bool = False,
-) -> Dataset:
-    """The sequences of `ImageSets/<year>/<gt_set>.txt` in a DAVIS 2017 tree.
+def davis_truth(davis_path: Path, gt_set: str, task: str) -> tuple[Path, list[str]]:
+    """The annotation folder and the sequences of `ImageSets/<year>/<gt_set>.txt` in a DAVIS 2017 tree.
 
     Args:
         task: which annotations: `semi-supervised` or `unsupervised`.
@@ -117,10 +109,12 @@ def davis_dataset(
         raise InputError(f"{listing}: lists no sequences")
     for name in names:
         safe_name(name, listing, "sequence")
+    if len(set(names)) < len(names):
+        raise InputError(f"{listing}: lists a sequence twice")
     truth = davis_path / ANNOTATIONS[task] / "480p"
     if not truth.is_dir():
         raise InputError(f"{truth}: no such folder; the {task} task needs it")
-    return folder_dataset(truth, results, protocol, names, allow_missing, allow_extra)
+    return truth, names
 
 
 def folder_dataset(
@@ -169,7 +163,7 @@ def score_dataset(dataset: Dataset, workers: int | None = None, label: str = "DA
     results = map_items(score_sequence, dataset.sequences, workers, label, unit="sequence")
     faults = list(dataset.faults)
     for sequence, result in zip(dataset.sequences, results, strict=True):
-        faults += result.faults + ([] if sequence.allow_missing else result.missing)
+        faults += dict.fromkeys(result.faults + ([] if sequence.allow_missing else result.missing))
         if result.never_seen:
             ids = ", ".join(map(str, result.never_seen))
             logger.warning("%s: first frame lacks ids %s, which are objects all the same", result.name, ids)

@@ -7,6 +7,7 @@ Source: reference evaluation.md 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,44 +15,67 @@ from typing import Any
 import numpy as np
 
 from glus.errors import InputError
-from glus.evaluation.davis import UNSUPERVISED, Sequence
-from glus.evaluation.davis_results import Dataset, DavisScores, davis_dataset, score_dataset, summarise
-from glus.evaluation.expression_files import Video, read_videos
-from glus.evaluation.labels import LabelMap, folder_names, frame_names, merge_objects
-from glus.masks import read_mask
+from glus.evaluation.bitmask import BitMask
+from glus.evaluation.davis import UNSUPERVISED, LabelFolder, Sequence
+from glus.evaluation.davis_results import Dataset, DavisScores, davis_truth, score_dataset, summarise
+from glus.evaluation.expression_files import Predictions, Video, read_videos
+from glus.evaluation.labels import LabelMap, folder_names, merge_objects
+from glus.evaluation.tracks import PngTrack, RleTrack, Track
 
 ANNOTATORS = 4
 
 
 @dataclass(frozen=True)
 class MergedExpressions:
-    """Label maps merged from binary masks `<folder>/<expression>/<frame>.png`; object k is `expressions[k-1]`."""
+    """Label maps merged from the binary masks of several expressions; object k is the k-th of `tracks`.
 
-    folder: Path
-    expressions: tuple[str, ...]
+    Attributes:
+        frames: in the order of the expression file, which run-length codes follow.
+        tracks: the masks of each expression, and what to call their place; None where there are none.
+    """
+
+    frames: tuple[str, ...]
+    tracks: tuple[tuple[Track | None, str], ...]
 
     def __str__(self) -> str:
-        return f"{self.folder} (expressions {', '.join(self.expressions)})"
+        return ", ".join(place for _, place in self.tracks)
 
     def names(self) -> list[str]:
         """Frames that any of the expressions has."""
-        return sorted(set().union(*(frame_names(self.folder / e) for e in self.expressions)))
+        names: set[str] = set()
+        for track, _ in self.tracks:
+            names.update(track.names() if isinstance(track, PngTrack) else self.frames if track else ())
+        return sorted(names)
 
     def read(self, name: str, missing: list[str]) -> LabelMap | None:
         """See `LabelSource`; an expression's mask that is missing leaves its object out of this frame."""
         masks = {}
-        for position, expression in enumerate(self.expressions):
-            try:
-                masks[position] = read_mask(self.folder / expression / f"{name}.png")
-            except InputError as error:
-                missing.append(str(error))
-        shapes = {mask.shape for mask in masks.values()}
+        for position, (track, place) in enumerate(self.tracks):
+            mask = self._mask(track, place, name, missing)
+            if mask is not None:
+                masks[position] = mask.unpack()
+        shapes = sorted({mask.shape for mask in masks.values()})
         if len(shapes) > 1:
-            raise InputError(f"{self.folder}: the masks of frame {name} have different sizes: {sorted(shapes)}")
+            raise InputError(f"{self}: the masks of frame {name} have different sizes: {shapes}")
         if not shapes:
             return None
-        empty = np.zeros(shapes.pop(), np.bool_)
-        return merge_objects([masks.get(i, empty) for i in range(len(self.expressions))])
+        empty = np.zeros(shapes[0], np.bool_)
+        return merge_objects([masks.get(i, empty) for i in range(len(self.tracks))])
+
+    def _mask(self, track: Track | None, place: str, name: str, missing: list[str]) -> BitMask | None:
+        """The mask of one expression; None, and a line in `missing`, when it is not there or unreadable."""
+        absence = f"{place}: no masks" if track is None else track.fault(self.frames)
+        if absence is not None and isinstance(track, RleTrack):
+            raise InputError(absence)
+        mask = None
+        try:
+            if track is not None and absence is None:
+                mask = track.mask(self.frames.index(name), name)
+        except InputError as error:
+            absence = str(error)
+        if mask is None:
+            missing.append(absence or f"{place}, frame {name}: missing")
+        return mask
 
 
 @dataclass(frozen=True)
@@ -113,7 +137,7 @@ def annotator_expressions(path: Path, video: Video) -> list[tuple[str, ...]]:
 def annotator_datasets(
     davis_path: Path,
     expression_file: Path,
-    predictions: Path,
+    predictions: Predictions,
     gt_set: str = "val",
     allow_missing: bool = False,
     allow_extra: bool = False,
@@ -123,34 +147,44 @@ def annotator_datasets(
     Args:
         davis_path: root of a DAVIS 2017 tree with `Annotations_unsupervised`.
         expression_file: `meta_expressions.json` of Ref-DAVIS17.
-        predictions: holds `<video>/<expression>/<frame>.png`.
 
     Raises:
         InputError: a fault in the tree or in the expression file.
     """
+    truth, names = davis_truth(davis_path, gt_set, "unsupervised")
     videos = {video.name: video for video in read_videos(expression_file)}
-    base = davis_dataset(davis_path, gt_set, predictions, UNSUPERVISED, "unsupervised", allow_missing, allow_extra)
-    names = [s.name for s in base.sequences]
-    faults = list(base.faults)
-    faults += [f"{expression_file}: sequence {n} of the set is not in it" for n in names if n not in videos]
+    faults = [f"{expression_file}: sequence {n} of the set is not in it" for n in names if n not in videos]
     faults += [f"{expression_file}: video {v} is not in the set {gt_set}" for v in videos if v not in names]
+    if not allow_extra:
+        faults += _surplus(predictions, videos)
     merged: list[list[Sequence]] = [[] for _ in range(ANNOTATORS)]
-    for sequence in base.sequences:
-        video = videos.get(sequence.name)
+    for name in names:
+        video = videos.get(name)
         if video is None:
             continue
-        if sorted(video.frames) != sequence.truth.names():
-            faults.append(f"{expression_file}: {video.where}.frames are not the annotated ones, {sequence.truth}")
-        folder = predictions / sequence.name
-        if folder.is_dir() and not allow_extra:
-            extra = sorted(set(folder_names(folder)) - {entry.exp_id for entry in video.entries})
-            faults += [f"{folder / name}: not an expression of the set" for name in extra]
+        annotated = LabelFolder(truth / name)
+        if sorted(video.frames) != annotated.names():
+            faults.append(f"{expression_file}: {video.where}.frames are not the annotated ones in {annotated}")
+            continue
         for annotator, ids in enumerate(annotator_expressions(expression_file, video)):
-            source = MergedExpressions(folder, ids)
-            merged[annotator].append(
-                Sequence(sequence.name, sequence.truth, source, UNSUPERVISED, allow_missing, allow_extra)
-            )
+            source = MergedExpressions(video.frames, tuple(predictions.find(name, i) for i in ids))
+            merged[annotator].append(Sequence(name, annotated, source, UNSUPERVISED, allow_missing, allow_extra))
     return [Dataset(sequences, faults if a == 0 else []) for a, sequences in enumerate(merged)]
+
+
+def _surplus(predictions: Predictions, videos: Mapping[str, Video]) -> list[str]:
+    """Predicted videos and expressions that the expression file does not have."""
+    found: dict[str, Any]
+    if predictions.content is None:
+        found = {name: folder_names(predictions.path / name) for name in folder_names(predictions.path)}
+    else:
+        found = predictions.content
+    faults = [f"{predictions.path}: {name} is not a video of the set" for name in found.keys() - videos.keys()]
+    for name in found.keys() & videos.keys():
+        known = {entry.exp_id for entry in videos[name].entries}
+        extra = sorted(set(found[name]) - known)
+        faults += [f"{predictions.path}: {name}/{exp_id} is not an expression of the set" for exp_id in extra]
+    return sorted(faults)
 
 
 def evaluate_four_annotators(

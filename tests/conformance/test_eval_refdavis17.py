@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from test_eval_davis import TOLERANCE, check_davis
 
+from glus.evaluation.expression_files import Predictions
 from glus.evaluation.four_annotators import annotator_datasets, evaluate_four_annotators
 from glus.masks import decode_rle
 
@@ -21,14 +22,17 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def datasets(golden: Golden, eval_trees: Path) -> Any:
+def datasets(golden: Golden, eval_trees: Path, predictions: Path | None = None) -> Any:
+    predictions = predictions or eval_trees / "refdavis_pred"
     expressions = golden("eval") / "cases/refdavis/meta_expressions.json"
-    return annotator_datasets(eval_trees / "davis_ref", expressions, eval_trees / "refdavis_pred")
+    return annotator_datasets(eval_trees / "davis_ref", expressions, Predictions(predictions))
 
 
-def test_four_annotators(golden: Golden, eval_trees: Path) -> None:
+@pytest.mark.parametrize("encoding", ["png", "rle"])
+def test_four_annotators(golden: Golden, eval_trees: Path, encoding: str) -> None:
     expected = read(golden("eval") / "expected/refdavis17.json")
-    scores = evaluate_four_annotators(datasets(golden, eval_trees), workers=1)
+    predictions = golden("eval") / "cases/refdavis/pred_rle.json" if encoding == "rle" else None
+    scores = evaluate_four_annotators(datasets(golden, eval_trees, predictions), workers=1)
     assert scores.totals == pytest.approx(expected["mean_over_annotators"], abs=TOLERANCE)
     assert len(scores.annotators) == len(expected["annotators"])
     for annotator, wanted in zip(scores.annotators, expected["annotators"].values(), strict=True):
