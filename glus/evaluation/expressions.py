@@ -152,15 +152,21 @@ class _Truth:
 
     def _single(self, key: str) -> BitMask:
         if key not in self.job.tracks:
-            raise InputError(f"{self.job.masks_name}: no annotation {key}, which {self.job.video} asks for")
+            raise InputError(f"{self.job.masks_name}: no annotation {key}")
         if key in self.unusable:
             raise InputError(self.unusable[key])
         track = self.job.tracks[key]
         where = track.where if isinstance(track, RleTrack) else str(track.folder)
         return self.check(track.mask(self.index, self.frame), f"{where}, frame {self.frame}")
 
+    def _single_named(self, key: str) -> BitMask:
+        try:
+            return self._single(key)
+        except InputError as error:
+            raise InputError(f"{self.job.video}: ground truth: {error}") from None
+
     def single(self, key: str) -> BitMask:
-        """The mask of one annotation."""
+        """The mask of one annotation. The message of an InputError begins with the video."""
         return self._cached(key)
 
     def union(self, keys: tuple[str, ...]) -> BitMask:
@@ -173,7 +179,7 @@ class _Truth:
         if key not in self.cache:
             try:
                 if isinstance(key, str):
-                    mask = self._single(key)
+                    mask = self._single_named(key)
                 else:
                     mask = self.single(key[0])
                     for other in key[1:]:
