@@ -68,10 +68,10 @@ def caption_strip(width: int, texts: Sequence[str], colours: Sequence[Colour] | 
     The built-in font covers Latin scripts; other characters show as boxes.
     """
     chosen = list(colours) if colours is not None else [colour_of(i) for i in range(len(texts))]
-    size = max(10, round(width / 32))
+    size = max(12, round(width / 32))
     font = ImageFont.load_default(size)
     indent, line = round(size * 1.8), round(size * 1.5)
-    columns = max(8, int((width - indent - size // 2) / font.getlength("e")))
+    columns = max(8, int((width - indent - size // 2) / (font.getlength("a line of text of usual letters") / 31)))
     wrapped = [textwrap.wrap(text, columns) or [""] for text in texts]
     strip = Image.new("RGB", (width, line * sum(map(len, wrapped)) + size), (24, 26, 30))
     draw = ImageDraw.Draw(strip)

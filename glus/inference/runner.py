@@ -126,14 +126,17 @@ def _summary(
     }
 
 
+def bar_pace() -> float:
+    """Seconds between updates of a progress bar: a log file gets a line every half minute."""
+    return 0.1 if sys.stderr.isatty() else 30.0
+
+
 def _run_workers(items: Sequence[Item], spec: RunSpec, lock: int, progress: _Progress) -> None:
     shares = partition(items, len(spec.environments))
     events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     workers: list[_Worker] = []
     total = sum(item.steps for item in items)
-    # A log file gets a line every half minute instead of ten a second.
-    pace = 0.1 if sys.stderr.isatty() else 30.0
-    with tqdm(total=total, unit="frame", desc="segmenting", smoothing=0.05, mininterval=pace) as bar:
+    with tqdm(total=total, unit="frame", desc="segmenting", smoothing=0.05, mininterval=bar_pace()) as bar:
         try:
             for index, share in enumerate(shares):
                 if share:

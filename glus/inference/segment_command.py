@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from glus.inference.infer_command import add_model_arguments, inference_config
+from glus.inference.runner import bar_pace
 from glus.io import disk_errors, safe_name
 from glus.masks import write_mask_png
 from glus.overlay import caption_strip, captioned, overlay
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         glus = GLUS.from_pretrained(args.version, dtype=args.precision, device=device, compat=args.compat)
         started = time.monotonic()
         steps = glus.stream(frames, texts, config=config)
-        for step in tqdm(steps, total=len(frames), unit="frame", desc="segmenting"):
+        for step in tqdm(steps, total=len(frames), unit="frame", desc="segmenting", mininterval=bar_pace()):
             masks = np.asarray(step.masks)
             failures += int(step.failed.sum())
             writer.write(captioned(overlay(frames[step.frame], masks), strip))
