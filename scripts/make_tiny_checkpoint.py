@@ -19,7 +19,7 @@ import torch
 
 from glus.api import GLUS
 from glus.config import ModelConfig, load_yaml
-from glus.data.synthetic import training_sentences
+from glus.data.synthetic import sample_sentences
 from glus.modeling.pretrained import fresh_model
 from glus.text.prompts import window_prompt
 from glus.text.tokenizer import GlusTokenizer
@@ -31,7 +31,7 @@ ADDED = ("<im_patch>", "<im_start>", "<im_end>", "[SEG]")
 
 def make_tokenizer(seed: int) -> GlusTokenizer:
     """LLaMA's tokenizer settings (byte fallback, dummy prefix, white space kept) on our own sentences."""
-    sentences = training_sentences(SENTENCES, seed)
+    sentences = sample_sentences(SENTENCES, seed)
     lines = [window_prompt(text, 2) for text in sentences[:50]] + sentences
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

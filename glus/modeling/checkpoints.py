@@ -158,6 +158,7 @@ def write_safetensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write tensors atomically."""
     with atomic_path(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, {"format": "pt"})
+        temporary.chmod(0o644)  # the library creates it for its owner alone
 
 
 def _first_line(error: BaseException) -> str:
