@@ -100,10 +100,11 @@ class Track:
 
     @cached_property
     def speed(self) -> np.ndarray:
-        """float [n - 1] over three frames, in units per clip; zeros [1] if seen in fewer than four frames."""
-        if len(self.path) < 4:
+        """float [m], over an eighth of the clip at a time, in units per clip; zero if hardly ever in view."""
+        window = max(1, round(self.frames / 8))
+        if len(self.path) <= window:
             return np.zeros(1)
-        step = np.sqrt(((self.path[3:] - self.path[:-3]) ** 2).sum(axis=1)) / 3
+        step = np.sqrt(((self.path[window:] - self.path[:-window]) ** 2).sum(axis=1)) / window
         return np.asarray(step * (self.frames - 1))
 
     def along(self, heading: tuple[float, float]) -> tuple[float, float, float]:

@@ -68,7 +68,7 @@ def _verb_phrases() -> dict[str, tuple[str, ...]]:
         "overtakes": (
             "{overtake} {X}",
             "{pass} {X} and {get} ahead",
-            "~{be} behind {X} at first and then ahead",
+            "~{be} behind {X} at first and then ahead of it",
         ),
         "follows": ("{follow} {X}", "{run} after {X}", "{move} behind {X} in the same direction"),
         "approaches": ("{move} towards {X}", "{approach} {X}", "{come} close to {X}", "{go} to {X}"),

@@ -49,7 +49,7 @@ def _halts(track: Track, backwards: bool) -> int:
     moving = path[: len(path) - rest + 1]
     paused = len(moving) > 3 and track.longest_rest > max(rest, 2)
     yes = ends_in_view and way >= 0.22 and rest >= max(0.25 * track.frames, 3) and not paused
-    never_rests = track.longest_rest <= max(2, 0.09 * track.frames)
+    never_rests = track.longest_rest <= max(1, 0.09 * track.frames)
     return verdict(yes, track.resting or never_rests or _halts_other_way(track, backwards))
 
 

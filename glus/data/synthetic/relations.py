@@ -188,7 +188,7 @@ def _heads(facts: Facts, i: int, j: int, away: bool) -> int:
     reach = float((facts.radius[i] + facts.radius[j]).max())
     straight = other.resting and mine.bend <= 0.04 and mine.retreat <= 0.02
     yes = straight and facing >= 0.9 and gap[0] - gap[-1] >= 0.2 and gap[-1] <= 1.7 * reach
-    return verdict(bool(yes), rise(-gap) <= 0.03 or (straight and facing <= 0.35))
+    return verdict(bool(yes), rise(-gap) <= 0.04)
 
 
 def approaches(facts: Facts, i: int, j: int) -> int:
