@@ -131,5 +131,5 @@ def accuracy_robustness_of_values(
     """
     wrapped = (np.uint8(1) - gt_count) * pred_value
     false_positives = int(wrapped.sum(dtype=np.int64))
-    robustness = max(1 - false_positives / (int(foreground.sum()) + 1e-6), 0.0)
-    return float(np.mean(gt_count == pred_value)), robustness
+    robustness = max(1 - false_positives / (int(np.count_nonzero(foreground)) + 1e-6), 0.0)
+    return int(np.count_nonzero(gt_count == pred_value)) / gt_count.size, robustness

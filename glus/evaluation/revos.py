@@ -73,12 +73,12 @@ def group_results(scored: Scored, rounding: Rounding) -> Results:
 
 
 def csv_rows(scored: Scored) -> list[dict[str, Any]]:
-    """Rows of the original CSV: percent with 2 decimals."""
+    """Rows of the original CSV: percent with 2 decimals; JF is rounded from unrounded J and F."""
     rows = []
     for s in scored.kept:
         e = s.expression
         values = {m: _percent(scored, s, m, "per-expression") for m in METRICS}
-        both = round((values["J"] + values["F"]) / 2, 2)
+        both = (_percent(scored, s, "J", "none") + _percent(scored, s, "F", "none")) / 2
         rows.append(
             {
                 "video_name": e.video,
@@ -86,7 +86,7 @@ def csv_rows(scored: Scored) -> list[dict[str, Any]]:
                 "exp": e.text,
                 "videxp": f"{e.video}_{e.exp_id}",
                 **values,
-                "JF": both,
+                "JF": round(both, 2),
                 "type_id": e.group,
             }
         )
