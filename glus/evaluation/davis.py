@@ -13,7 +13,6 @@ from typing import Protocol as Interface
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from glus.errors import InputError
 from glus.evaluation.bitmask import BitMask
@@ -235,6 +234,8 @@ def _score_matched(reader: _Reader, frames: list[str], ids: list[int]) -> None:
 
     Objects come in the order of their proposals, as in the official code.
     """
+    from scipy.optimize import linear_sum_assignment  # here, because it takes longer to load than all the rest
+
     result, protocol = reader.result, reader.sequence.protocol
     values = np.zeros((protocol.max_proposals + 1, len(ids), len(frames), 2))  # row 0: an empty proposal
     proposals = len(ids)

@@ -45,8 +45,10 @@ def map_items(
                 bar.update()
             return results
         # Not "fork": this process may already run threads (OpenCV, OpenMP) that a fork would copy mid-lock.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        context: multiprocessing.context.BaseContext = multiprocessing.get_context("spawn")
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([function.__module__])  # one import for all workers
         pool = ProcessPoolExecutor(workers, mp_context=context)
         try:
             futures = [pool.submit(function, item) for item in items]
