@@ -21,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from evaluation_original import boundary, region
 from PIL import Image
 
 from glus.evaluation.davis import SEMI_SUPERVISED
@@ -51,49 +52,6 @@ def separate(stack: np.ndarray, count: int) -> np.ndarray:
     return planes == stack[None]
 
 
-def boundary_map(mask: np.ndarray) -> np.ndarray:
-    east, south, corner = np.zeros_like(mask), np.zeros_like(mask), np.zeros_like(mask)
-    east[:, :-1], south[:-1], corner[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
-    edge = (mask ^ east) | (mask ^ south) | (mask ^ corner)
-    edge[-1] = mask[-1] ^ east[-1]
-    edge[:, -1] = mask[:, -1] ^ south[:, -1]
-    edge[-1, -1] = 0
-    return edge
-
-
-def disk(radius: int) -> np.ndarray:
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * radius).astype(np.uint8)
-
-
-def boundary_f(pred: np.ndarray, truth: np.ndarray) -> float:
-    keep = np.logical_not(np.zeros_like(truth))
-    pred, truth = pred * keep, truth * keep
-    radius = int(np.ceil(0.008 * np.linalg.norm(truth.shape)))
-    b_pred, b_truth = boundary_map(pred), boundary_map(truth)
-    wide_truth = cv2.dilate(b_truth.astype(np.uint8), disk(radius))
-    wide_pred = cv2.dilate(b_pred.astype(np.uint8), disk(radius))
-    n_pred, n_truth = np.sum(b_pred), np.sum(b_truth)
-    if n_pred == 0 and n_truth > 0:
-        precision, recall = 1.0, 0.0
-    elif n_pred > 0 and n_truth == 0:
-        precision, recall = 0.0, 1.0
-    elif n_pred == 0 and n_truth == 0:
-        precision, recall = 1.0, 1.0
-    else:
-        precision = np.sum(b_pred * wide_truth) / float(n_pred)
-        recall = np.sum(b_truth * wide_pred) / float(n_truth)
-    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
-
-
-def region_j(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    keep = np.logical_not(np.zeros_like(truth))
-    both = np.sum((pred & truth) & keep, axis=(-2, -1))
-    either = np.sum((pred | truth) & keep, axis=(-2, -1))
-    with np.errstate(invalid="ignore"):
-        return np.where(either == 0, 1.0, both / either)
-
-
 def statistics(values: np.ndarray) -> list[float]:
     ids = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(np.uint8)
     bins = [values[ids[i] : ids[i + 1] + 1] for i in range(4)]
@@ -115,8 +73,8 @@ def original(root: Path) -> Scores:
         for i in range(ids):
             pred[i] = predicted == i + 1
         for i in range(count):
-            j = region_j(pred[i], truth[i])
-            f = np.array([boundary_f(pred[i, t], truth[i, t]) for t in range(truth.shape[1])])
+            j = region(truth[i], pred[i])
+            f = np.array([boundary(truth[i, t], pred[i, t]) for t in range(truth.shape[1])])
             result[f"{folder.name}_{i + 1}"] = [statistics(j), statistics(f)]
     return result
 
