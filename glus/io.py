@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,18 +67,30 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2)
     write_bytes(path, text.encode("utf-8"))
 
 
-def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
+def read_json(path: str | os.PathLike[str], what: str = "JSON file", unique_keys: bool = False) -> Any:
     """Parse the JSON file at `path`.
+
+    Args:
+        unique_keys: refuse an object that has a key twice, of which parsers silently keep the last.
 
     Raises:
         InputError: the file is missing, unreadable, or not valid JSON; the message names it and, for a
             syntax error, the line and column.
     """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(out := dict(items)) < len(items):
+            twice = next(key for key, count in Counter(key for key, _ in items).items() if count > 1)
+            raise InputError(f"{what} {path} has the key {twice!r} twice in one object")
+        return out
+
     try:
         with open(path, encoding="utf-8") as handle:
-            return json.load(handle)
+            return json.load(handle, object_pairs_hook=pairs if unique_keys else None)
     except FileNotFoundError:
         raise InputError(f"{what} not found: {path}") from None
+    except InputError:
+        raise
     except json.JSONDecodeError as error:
         raise InputError(
             f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "

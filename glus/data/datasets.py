@@ -31,28 +31,44 @@ class Layout:
         nested_videos: video names may contain `/`.
         listed: expressions are a list with their own ids (reasonvos), and frames keep the file's order;
             otherwise expressions are keyed by id and frames are sorted.
+        masks: run-length codes by annotation (a `.json` file), or a folder of PNGs; not every split has them.
     """
 
     frames: str
     expressions: str
+    masks: str
     splits: tuple[str, ...] = ()
     nested_videos: bool = False
     listed: bool = False
 
 
 DATASETS = {
-    "mevis": Layout("mevis/{split}/JPEGImages", "mevis/{split}/meta_expressions.json"),
+    "mevis": Layout(
+        "mevis/{split}/JPEGImages", "mevis/{split}/meta_expressions.json", "mevis/{split}/mask_dict.json"
+    ),
     "refyoutube_vos": Layout(
         "Refer-YouTube-VOS/{split}/JPEGImages",
         "Refer-YouTube-VOS/meta_expressions/{split}/meta_expressions.json",
+        "Refer-YouTube-VOS/{split}/Annotations",
     ),
     "davis17": Layout(
         "DAVIS17/{split}/JPEGImages",
         "DAVIS17/meta_expressions/{split}/meta_expressions.json",
+        "DAVIS17/{split}/Annotations",
     ),
-    "revos": Layout("ReVOS/JPEGImages", "ReVOS/meta_expressions_{split}_.json", nested_videos=True),
-    "lvvis": Layout("LVVIS/train/JPEGImages", "LVVIS/meta_expressions.json", splits=("train",)),
-    "reasonvos": Layout("ReasonVOS/JPEGImages", "ReasonVOS/meta_expressions.json", splits=("valid",), listed=True),
+    "revos": Layout(
+        "ReVOS/JPEGImages", "ReVOS/meta_expressions_{split}_.json", "ReVOS/mask_dict.json", nested_videos=True
+    ),
+    "lvvis": Layout(
+        "LVVIS/train/JPEGImages", "LVVIS/meta_expressions.json", "LVVIS/mask_dict.json", splits=("train",)
+    ),
+    "reasonvos": Layout(
+        "ReasonVOS/JPEGImages",
+        "ReasonVOS/meta_expressions.json",
+        "ReasonVOS/Annotations",
+        splits=("valid",),
+        listed=True,
+    ),
 }
 
 
@@ -120,13 +136,13 @@ def load_records(
     path = expressions_path(dataset, data_dir, set_name)
     layout = DATASETS[dataset]
     folder = Path(data_dir) / layout.frames.format(split=set_name)
-    videos = _read_videos(path)
+    videos = read_videos(path)
     if drop_test_videos:
-        test_videos = _read_videos(expressions_path(dataset, data_dir, "test"))
+        test_videos = read_videos(expressions_path(dataset, data_dir, "test"))
         videos = {name: entry for name, entry in videos.items() if name not in test_videos}
     records: list[Record] = []
     for video, entry in videos.items():
-        records += _read_video(dataset, folder, path, video, entry)
+        records += read_video(dataset, folder, path, video, entry)
     kept = [record for record in records if len(record) >= min_frames]
     if len(kept) < len(records):
         count = len(records) - len(kept)
@@ -134,12 +150,14 @@ def load_records(
     return kept
 
 
-def _read_videos(path: Path) -> dict[str, Any]:
+def read_videos(path: Path) -> dict[str, Any]:
+    """The entries of an expression file by video name, not looked into yet."""
     videos: dict[str, Any] = field(read_json(path, "expression file"), "videos", dict, path, "(top level)")
     return videos
 
 
-def _read_video(dataset: str, folder: Path, path: Path, video: str, entry: Any) -> Iterator[Record]:
+def read_video(dataset: str, folder: Path, path: Path, video: str, entry: Any) -> Iterator[Record]:
+    """The records of one entry of `read_videos`; raises an InputError at its first fault."""
     layout = DATASETS[dataset]
     where = f"videos.{video}"
     safe_name(video, path, "video id", nested=layout.nested_videos)
