@@ -97,6 +97,8 @@ def _dynamic_lengths(source: np.ndarray, at: int, lengths: np.ndarray) -> tuple[
     symbols = np.empty(288, np.int64)
     small = np.zeros(19, np.int64)
     for i in range(n_code):
+        if at > source.size * 8 - 64:
+            return -1, 0, 0
         small[_ORDER[i]] = _peek(source, at) & 7
         at += 3
     if n_literal > 286 or n_distance > 30 or not _build(small, table, counts, symbols):
@@ -173,7 +175,7 @@ def _block(
             at += used
             continue
         if symbol == _END:
-            return at + used, done
+            return (at + used if at + used <= end else TRUNCATED), done
         bits >>= used
         extra = _LENGTH_EXTRA[symbol - 257]
         length = _LENGTH_BASE[symbol - 257] + (bits & ((1 << extra) - 1))
