@@ -44,7 +44,7 @@ echo "quickstart: sample videos in $data"
 
 echo "quickstart: inference with $MODEL"
 if ! command -v nvidia-smi >/dev/null && [[ -z ${WORKERS:-} ]]; then
-    WORKERS=$("$python" -c 'import os; print(min(4, len(os.sched_getaffinity(0))))')
+    WORKERS=$("$python" -c 'from glus.evaluation.parallel import default_workers as n; print(min(4, n()))')
     export WORKERS
 fi
 # --overwrite: a second quickstart, perhaps with another model, should just work

@@ -9,7 +9,7 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 bin=${VENV:-.venv}/bin
-cores=$("$bin/python" -c 'import os; print(min(8, len(os.sched_getaffinity(0))))')
+cores=$("$bin/python" -c 'from glus.evaluation.parallel import default_workers as n; print(min(8, n()))')
 
 "$bin/ruff" check .
 "$bin/ruff" format --check .

@@ -15,6 +15,7 @@ from typing import Any
 from glus.config import InferenceConfig
 from glus.data.datasets import DATASETS, load_records
 from glus.errors import InputError
+from glus.evaluation.parallel import default_workers
 from glus.inference.items import Item, items_digest
 from glus.inference.runner import WORKER_COMMAND, RunSpec, WorkerDied, run_items
 from glus.inference.selection import load_key_frames
@@ -126,8 +127,7 @@ def plan_workers(device: str, workers: int | None) -> tuple[str, list[dict[str, 
     count = workers or max(1, gpus)
     if gpus and count > gpus:
         raise InputError(f"--workers {count}, but {gpus} GPUs are visible; it is one worker per GPU")
-    cores = len(os.sched_getaffinity(0))
-    environments = [{"OMP_NUM_THREADS": str(max(1, cores // count))} for _ in range(count)]
+    environments = [{"OMP_NUM_THREADS": str(max(1, default_workers() // count))} for _ in range(count)]
     if not gpus:
         return "cpu", environments
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))

@@ -101,6 +101,8 @@ class Store:
         record = self._records / "run.json"
         with disk_errors(self.save):
             shutil.rmtree(self._records / "partial", ignore_errors=True)
+            for scrap in (*self.save.glob(".tmp-*"), *self._records.rglob(".tmp-*")):
+                scrap.unlink()  # of an atomic write that was killed; nobody else writes here now
             if overwrite:
                 self._clear(items)
             elif record.exists():

@@ -72,11 +72,13 @@ def test_damaged_item_is_redone(damage: str, run: Run, tmp_path: Path) -> None:
     elif damage == "marker removed":
         (save / ".glus/done/cats/1.json").unlink()
         (save / "cats/1/stale.png").write_bytes(b"x")
+        (save / ".glus/done/cats/.tmp-1-1.json").write_bytes(b"x")
     else:
         shutil.rmtree(save / "cats/1")
     assert run().status == 0
     assert mask_bytes(save) == expected
     assert summary(save)["frames_this_run"] == 9
+    assert not list(save.rglob(".tmp-*"))
 
 
 def test_killed_and_resumed_runs_end_in_the_same_bytes(launch: Launch, run: Run, tmp_path: Path) -> None:
