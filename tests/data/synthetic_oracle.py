@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ SIDES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "top":
 
 @dataclass
 class Seen:
-    """One object's masks: area [T], centroid [T, 2] and box [T, 4] in units of the shorter side (nan: not seen)."""
+    """One object's masks: area [T], centre [T, 2] and box [T, 4] in units of the shorter side (nan: not seen)."""
 
     looks: dict[str, str]
     masks: np.ndarray
@@ -65,7 +66,9 @@ def load(folder: Path) -> dict[str, Clip]:
             for t, rle in enumerate(track):
                 if rle is not None:
                     assert rle["size"] == [height, width]
-                    stack[t] = coco.decode(rle)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools with numpy 2
+                        stack[t] = coco.decode(rle)
             objects[thing["anno_id"]] = _seen(thing, stack, unit)
         clips[video] = Clip(width / unit, height / unit, objects, entry["expressions"])
     return clips
@@ -93,7 +96,19 @@ def members(clip: Clip, phrase: str) -> list[int]:
 
 def split(text: str) -> tuple[str, str]:
     """(subject, rest) of a sentence; the rest starts at the first word that is no part of a noun phrase."""
-    noun_words = {"the", "all", *COUNTS, *WORDS, "big", "small", "plain", "striped", "dotted", "biggest", "largest"}
+    noun_words = {
+        "the",
+        "all",
+        *COUNTS,
+        *WORDS,
+        "big",
+        "small",
+        "plain",
+        "striped",
+        "dotted",
+        "biggest",
+        "largest",
+    }
     noun_words |= {"smallest", "leftmost", "rightmost", "topmost", "highest", "bottommost", "lowest"}
     colours = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black"}
     nouns = {"object", "one", "shape", "thing", "circle", "square", "triangle", "star", "ring", "pentagon"}
@@ -330,7 +345,10 @@ def ranked(clip: Clip, predicate: str, group: list[int], other: int | None) -> l
     seen = {a: clip.objects[a] for a in group}
     end = -1 if predicate.endswith("_end") else 0
     if predicate in ("biggest", "smallest"):
-        sizes = {a: s.area.max() / {"star": 0.6, "ring": 0.75, "cross": 0.7}.get(s.looks["shape"], 1) for a, s in seen.items()}
+        sizes = {
+            a: s.area.max() / {"star": 0.6, "ring": 0.75, "cross": 0.7}.get(s.looks["shape"], 1)
+            for a, s in seen.items()
+        }
         return [(max if predicate == "biggest" else min)(sizes, key=lambda a: sizes[a])]
     if predicate in ("fastest", "slowest"):
         speeds = {a: float(np.median(_steps(s))) for a, s in seen.items() if len(_steps(s)) >= 0.6 * len(s.area)}
@@ -347,7 +365,9 @@ def ranked(clip: Clip, predicate: str, group: list[int], other: int | None) -> l
         return [max(there, key=lambda a: float(there[a].centre[0] @ SIDES[predicate.removeprefix("outermost_")]))]
     assert other is not None
     there = {a: s for a, s in seen.items() if s.area[end] > 0 and a != other}
-    near = {a: float(np.sqrt(((s.centre[end] - clip.objects[other].centre[end]) ** 2).sum())) for a, s in there.items()}
+    near = {
+        a: float(np.sqrt(((s.centre[end] - clip.objects[other].centre[end]) ** 2).sum())) for a, s in there.items()
+    }
     return [min(near, key=lambda a: near[a])]
 
 

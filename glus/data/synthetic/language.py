@@ -136,8 +136,8 @@ _WHEN = ("at the start", "at the beginning", "in the first frame", "initially")
 PLACES: dict[str, tuple[str, ...]] = {
     "left_of": ("left of {X}", "to the left of {X}", "on the left of {X}"),
     "right_of": ("right of {X}", "to the right of {X}", "on the right of {X}"),
-    "up_of": ("above {X}", "over {X}"),
-    "down_of": ("below {X}", "under {X}"),
+    "up_of": ("above {X}",),
+    "down_of": ("below {X}",),
     "nearest": ("closest to {X}", "nearest to {X}"),
     "on_left": ("on the left", "on the left side"),
     "on_right": ("on the right", "on the right side"),
