@@ -15,6 +15,8 @@ from glus.evaluation import kernels
 
 Words = NDArray[np.uint64]
 
+MAX_PIXELS = 1 << 28  # a damaged or hostile header must not ask for all memory
+
 _FAULTS = {
     kernels.BAD_CHARACTER: "holds a character that no run-length code has",
     kernels.UNFINISHED: "ends in the middle of a number",
@@ -68,6 +70,8 @@ class BitMask:
         if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
             raise InputError(f"{where}: a mask must be a COCO RLE with size [height, width] and counts")
         height, width = size
+        if height * width > MAX_PIXELS:
+            raise InputError(f"{where}: corrupt RLE, a mask of {height}x{width} pixels is not usable")
         runs = _parse_counts(rle.get("counts"), where)
         mask = cls.zeros(height, width)
         status = kernels.fill_runs(runs, height, width, mask.words)

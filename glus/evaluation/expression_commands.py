@@ -201,6 +201,9 @@ def davis_main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.protocol == "four-annotators":
         return run_four_annotators(args)
+    for name in ("davis_path", "csv_dir", "uint8_decay"):
+        if getattr(args, name) != parser.get_default(name):
+            raise InputError(f"--{name} belongs to --protocol four-annotators")
     if args.mevis_mask_path is None:
         raise InputError("--protocol expression-wise needs --mevis_mask_path")
     numbers = davis_numbers(read_videos(args.mevis_exp_path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glus.errors import InputError
+from glus.evaluation.bitmask import MAX_PIXELS
 from glus.evaluation.tracks import PngTrack, RleTrack, Track
 from glus.io import expect, field, read_json, safe_name
 
@@ -89,8 +90,8 @@ def frame_size(video: Video, path: Path) -> tuple[int, int] | None:
     if "height" not in video.fields or "width" not in video.fields:
         return None
     size = tuple(field(video.fields, key, int, path, video.where) for key in ("height", "width"))
-    if min(size) < 1:
-        raise InputError(f"{path}: {video.where}: height and width must be positive, found {size}")
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise InputError(f"{path}: {video.where}: height and width cannot be {size}")
     return size[0], size[1]
 
 

@@ -6,9 +6,11 @@ decoded once for all expressions that share it and memory does not grow with the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Literal
 
 import numpy as np
@@ -116,18 +118,16 @@ class _Truth:
 
     def __init__(self, job: VideoJob) -> None:
         self.job = job
-        self.size = job.size
         self.unusable: dict[str, str] = {}
+        sizes: Counter[tuple[int, int]] = Counter()
         for key, track in job.tracks.items():
             fault = track.fault(job.frames)
             if fault is not None:
                 self.unusable[key] = fault
-        for key, track in job.tracks.items():
-            if self.size is None and key not in self.unusable:
-                try:
-                    self.size = track.size(job.frames)
-                except InputError:
-                    continue  # reported when its frame is scored
+            elif job.size is None:
+                sizes += track.sizes(job.frames)
+        # The most frequent size is taken as the video's, so that a single wrong mask is the one that is named.
+        self.size = job.size or (sizes.most_common(1)[0][0] if sizes else None)
         self.cache: dict[str | tuple[str, ...], BitMask | InputError] = {}
         self.index, self.frame = 0, ""
 
@@ -150,7 +150,7 @@ class _Truth:
             raise InputError(f"{where}: mask of {h}x{w}, expected {height}x{width}")
         return mask
 
-    def _single(self, key: str) -> BitMask:
+    def _decode(self, key: str) -> BitMask:
         if key not in self.job.tracks:
             raise InputError(f"{self.job.masks_name}: no annotation {key}")
         if key in self.unusable:
@@ -158,12 +158,6 @@ class _Truth:
         track = self.job.tracks[key]
         where = track.where if isinstance(track, RleTrack) else str(track.folder)
         return self.check(track.mask(self.index, self.frame), f"{where}, frame {self.frame}")
-
-    def _single_named(self, key: str) -> BitMask:
-        try:
-            return self._single(key)
-        except InputError as error:
-            raise InputError(f"{self.job.video}: ground truth: {error}") from None
 
     def single(self, key: str) -> BitMask:
         """The mask of one annotation. The message of an InputError begins with the video."""
@@ -178,15 +172,10 @@ class _Truth:
     def _cached(self, key: str | tuple[str, ...]) -> BitMask:
         if key not in self.cache:
             try:
-                if isinstance(key, str):
-                    mask = self._single_named(key)
-                else:
-                    mask = self.single(key[0])
-                    for other in key[1:]:
-                        mask = mask | self.single(other)
-                self.cache[key] = mask
+                self.cache[key] = self._decode(key) if isinstance(key, str) else reduce(or_, map(self.single, key))
             except InputError as error:
-                self.cache[key] = error
+                named = isinstance(key, tuple)  # then a single annotation has put the video's name in front
+                self.cache[key] = error if named else InputError(f"{self.job.video}: ground truth: {error}")
         found = self.cache[key]
         if isinstance(found, InputError):
             raise found

@@ -30,13 +30,12 @@ from PIL import Image
 from glus.errors import InputError
 from glus.evaluation import inflate as decoder
 from glus.evaluation import kernels
-from glus.evaluation.bitmask import BitMask
+from glus.evaluation.bitmask import MAX_PIXELS, BitMask
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {_GRAY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GRAY_ALPHA: (8, 16), _RGBA: (8, 16)}
-_MAX_PIXELS = 1 << 28  # a damaged or hostile header must not ask for all memory
 _FAULTS = {
     decoder.TRUNCATED: "its image data end too early",
     decoder.INVALID: "its image data are damaged",
@@ -159,7 +158,7 @@ def _parse(path: str | PathLike[str], content: bytes) -> _Image:
     width, height, depth, colour, method, filtering, interlace = header
     if depth not in _DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
         raise InputError(f"{path}: damaged PNG (impossible header); write it again")
-    if not 0 < width * height <= _MAX_PIXELS:
+    if not 0 < width * height <= MAX_PIXELS:
         raise InputError(f"{path}: a PNG of {width}x{height} pixels is no usable mask")
     parts.append(bytes(8))
     return _Image(width, height, depth, colour, interlace == 1, b"".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from glus.errors import InputError
 from glus.evaluation import png
-from glus.evaluation.bitmask import BitMask
+from glus.evaluation.bitmask import MAX_PIXELS, BitMask
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class RleTrack:
         """Names of masks that belong to none of `frames`: none here, see `fault`."""
         return []
 
-    def size(self, frames: Sequence[str]) -> tuple[int, int] | None:
-        """(height, width) of the first mask that is there."""
-        for entry in self.entries:
-            size = entry.get("size") if isinstance(entry, dict) else None
-            if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
-                return size[0], size[1]
-        return None
+    def sizes(self, frames: Sequence[str]) -> Counter[tuple[int, int]]:
+        """How often which (height, width) is stated; unchecked otherwise."""
+        stated = [entry.get("size") for entry in self.entries if isinstance(entry, dict)]
+        pairs = [size for size in stated if isinstance(size, list) and len(size) == 2]
+        return Counter(
+            (h, w) for h, w in pairs if type(h) is type(w) is int and min(h, w) > 0 and h * w <= MAX_PIXELS
+        )
 
     def mask(self, index: int, name: str) -> BitMask | None:
         """The mask of frame `index`; None when it is empty. Raises InputError when it is corrupt."""
@@ -93,13 +94,15 @@ class PngTrack:
     def extra(self, frames: Sequence[str]) -> list[str]:
         return sorted(set(self.names()) - set(frames))
 
-    def size(self, frames: Sequence[str]) -> tuple[int, int] | None:
-        missing = set(self.missing(frames))
+    def sizes(self, frames: Sequence[str]) -> Counter[tuple[int, int]]:
+        """The size of the first file that can be read; the others are not looked at."""
         for index, name in enumerate(frames):
-            if name not in missing:
+            try:
                 mask = self.mask(index, name)
-                return None if mask is None else mask.shape
-        return None
+            except InputError:
+                continue  # reported when its frame is scored
+            return Counter() if mask is None else Counter([mask.shape])
+        return Counter()
 
     def mask(self, index: int, name: str) -> BitMask | None:
         """The mask of a frame. Raises InputError when it is missing or damaged."""

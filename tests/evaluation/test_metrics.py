@@ -131,6 +131,7 @@ RLE_FAULTS: dict[str, Any] = {
     "not ascii": {"size": [4, 5], "counts": "dé"},
     "endless number": {"size": [4, 5], "counts": "o" * 30 + "0"},
     "negative run": {"size": [4, 5], "counts": "O"},
+    "huge": {"size": [10**9, 10**9], "counts": "d0"},
     "empty": {"size": [4, 5], "counts": ""},
     "negative in list": {"size": [4, 5], "counts": [30, -10]},
     "list too long": {"size": [4, 5], "counts": [10, 2**61, 2**61]},
