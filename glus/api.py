@@ -93,15 +93,9 @@ class GLUS:
         """
         if compat is not None and behaviour is not None:
             raise InputError("give compat or behaviour, not both")
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if place.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device {place} was asked for, but torch sees no CUDA device")
-        if isinstance(dtype, str):
-            if dtype not in DTYPES:
-                raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-            dtype = DTYPES[dtype]
+        place = _device(device)
         options = pretrained.LoadOptions(
-            dtype=dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32),
+            dtype=_dtype(dtype, place),
             device=place,
             behaviour=Behaviour.preset(compat) if compat is not None else behaviour,
             vision_tower=vision_tower,
@@ -199,6 +193,25 @@ class GLUS:
                 torch.tensor([r.score for r in results]),
                 torch.tensor([r.failed for r in results]),
             )
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    try:
+        place = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}: {str(error).splitlines()[0]}") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {place} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return place
+
+
+def _dtype(name: torch.dtype | str | None, place: torch.device) -> torch.dtype:
+    if name is None:
+        return torch.bfloat16 if place.type == "cuda" else torch.float32
+    dtype = DTYPES.get(name) if isinstance(name, str) else name
+    if dtype is None or dtype not in DTYPES.values():
+        raise InputError(f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}")
+    return dtype
 
 
 def _checked(expressions: str | Sequence[str]) -> list[str]:

@@ -145,6 +145,9 @@ class Behaviour:
     seg_decision: Literal["argmax", "always"] = "argmax"
     """D10, D53: a frame whose next token is not [SEG] gets a blank mask; "always" takes its embedding anyway."""
 
+    def __post_init__(self) -> None:
+        _check_choices(self)
+
     @staticmethod
     def preset(name: str) -> Behaviour:
         """`corrected` (the default) or `released` (the released script, level (a) of section 9)."""
@@ -183,11 +186,19 @@ class InferenceConfig:
     """Which of the four question templates is asked."""
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         for name in ("context_frames", "query_frames", "mem_stride"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
         if not 0 <= self.question <= 3:
             raise InputError(f"question must be 0..3, found {self.question}")
+
+
+def _check_choices(config: Any) -> None:
+    """A misspelt choice would otherwise count as the other one."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is Literal:
+            _convert(hint, getattr(config, name), name)
 
 
 def from_dict(kind: type[T], data: Mapping[str, Any], where: str) -> T:
@@ -200,7 +211,7 @@ def from_dict(kind: type[T], data: Mapping[str, Any], where: str) -> T:
         raise InputError(f"{where}: expected a mapping, found {type(data).__name__}")
     hints = typing.get_type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - known)
+    unknown = sorted(str(key) for key in set(data) - known)
     if unknown:
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
@@ -231,8 +242,8 @@ def load_yaml(kind: type[T], path: str | Path) -> T:
     try:
         text = Path(path).read_text(encoding="utf-8")
         data = yaml.safe_load(text)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise InputError(f"config file {path} is not valid YAML: {error}") from None
-    return from_dict(kind, data or {}, str(path))
+    return from_dict(kind, {} if data is None else data, str(path))

@@ -134,14 +134,15 @@ def read_file(path: Path) -> State:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} holds objects other than tensors and is refused: unpickling them could run code; "
-            "ask its author for safetensors"
+            f"{path} holds objects other than tensors, whose unpickling could run code, or is no weights file "
+            "(a web page, a git-lfs pointer?); it is refused: fetch it again, or ask its author for safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path} is damaged or truncated, fetch it again ({_first_line(error)})") from None
     if isinstance(content, dict) and set(content) == {"model"} and isinstance(content["model"], dict):
         content = content["model"]
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path} is no mapping from names to tensors")
     return dict(content)
 

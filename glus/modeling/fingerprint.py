@@ -6,50 +6,86 @@ Its images are formulas, so nothing but the weights and the code decides the num
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from glus.config import Behaviour
 from glus.errors import InputError
+from glus.io import expect, field
 from glus.modeling.glus import GLUSModel
 from glus.text.prompts import window_prompt
 from glus.text.tokenizer import GlusTokenizer
 
 EXPRESSION = "the red object that moves to the left"
 CONTEXT = 2
-SAMPLES = 8
+SAMPLES = 16
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.35, "float16": 0.05}
 """Largest accepted deviation per dtype, in standard deviations of the recorded values."""
+SMALLEST_SPREAD = {"iou": 0.1}
+"""Floor of that standard deviation: a trained model's IoU predictions may all be near 1."""
+# The fallback would make the memory, and so the second frame, hang on a threshold that a lower dtype may cross.
+BEHAVIOUR = Behaviour(stability_fallback=False)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Recorded numbers of the check forward.
+    """Recorded numbers of the check forward; the lists hold samples of two frames, one after the other.
 
     Attributes:
         dtype: what the forward was computed in when it was recorded.
         input_ids: token ids of the first window.
-        embedding: strided sample of the [SEG] embedding, two frames one after the other.
-        low_res: strided sample of the low-res logits, likewise.
+        embedding: the [SEG] embedding.
+        logits: next-token logits.
+        low_res: low-res logits of all four mask candidates.
+        iou: predicted IoU of the candidates.
     """
 
     dtype: str
     input_ids: list[int]
     embedding: list[float]
+    logits: list[float]
     low_res: list[float]
+    iou: list[float]
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
+    @staticmethod
+    def from_dict(raw: dict[str, Any], path: Path) -> Fingerprint:
+        """Raises InputError when the recorded values are not a fingerprint."""
+        names = {f.name for f in fields(Fingerprint)}
+        if set(raw) != names:
+            raise InputError(f"{path}: fingerprint has unknown or missing fields: {sorted(set(raw) ^ names)}")
+        if field(raw, "dtype", str, path, "fingerprint") not in TOLERANCE:
+            raise InputError(f"{path}: fingerprint.dtype {raw['dtype']!r} is not one of {', '.join(TOLERANCE)}")
+        for name in sorted(names - {"dtype"}):
+            kinds = int if name == "input_ids" else (int, float)
+            for value in field(raw, name, list, path, "fingerprint"):
+                expect(value, kinds, path, f"fingerprint.{name}")
+        return Fingerprint(**raw)
+
 
 @dataclass(frozen=True)
 class CheckReport:
-    """How far a loaded model is from its fingerprint, in standard deviations of the recorded values."""
+    """How far a loaded model is from its fingerprint.
 
-    embedding_deviation: float
-    low_res_deviation: float
+    Attributes:
+        deviations: largest deviation per recorded quantity, in standard deviations of its recorded values.
+        tolerance: what is accepted.
+    """
+
+    deviations: dict[str, float]
     tolerance: float
+
+    @property
+    def worst(self) -> float:
+        return max(self.deviations.values())
 
 
 def _image(side: int, shift: float, device: torch.device) -> torch.Tensor:
@@ -62,13 +98,25 @@ def _image(side: int, shift: float, device: torch.device) -> torch.Tensor:
     return torch.stack(waves)[None]
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a block: dropout would record noise. Each module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def take_fingerprint(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
     """Run the check forward: two frames, the second with the memory of the first.
 
-    It always runs under the default behaviour, so that it compares weights, not switches.
+    It always runs under the same behaviour, so that it compares weights, not switches.
     """
-    with torch.inference_mode(), model.using(Behaviour()):
-        return _check_forward(model, tokenizer)
+    with torch.inference_mode(), model.using(BEHAVIOUR), _evaluating(model):
+        return _check_forward(model, tokenizer.stripping(BEHAVIOUR.strip_around_added_tokens))
 
 
 def _check_forward(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
@@ -77,7 +125,7 @@ def _check_forward(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
     shifts = (0.3, 1.1, 2.0, 2.4)
     tokens = torch.cat([model.encode_clip(_image(vision.image_size, s, device)) for s in shifts])
     bank = model.new_bank(stride=3)
-    embeddings, logits = [], []
+    samples: dict[str, list[float]] = {name: [] for name in ("embedding", "logits", "low_res", "iou")}
     first_ids: list[int] = []
     for position in range(2):
         prompt = window_prompt(EXPRESSION, position + 1, CONTEXT)
@@ -87,16 +135,17 @@ def _check_forward(model: GLUSModel, tokenizer: GlusTokenizer) -> Fingerprint:
         features = model.encode_frame(_image(sam.image_size, shifts[CONTEXT + position], device))
         output = model.segment_frame(features, readout.embedding, bank, position)
         model.remember(features, output, bank, position)
-        # Candidates, not the returned mask: which of them is returned may flip under a lower dtype.
-        embeddings.append(_sample(readout.embedding))
-        logits.append(_sample(output.candidates[:, 0]))
-    dtype = str(model.dtype).removeprefix("torch.")
-    return Fingerprint(dtype, first_ids, torch.cat(embeddings).tolist(), torch.cat(logits).tolist())
+        samples["embedding"] += _sample(readout.embedding)
+        samples["logits"] += [float(readout.logits[0, tokenizer.seg_id]), *_sample(readout.logits)]
+        samples["low_res"] += _sample(output.candidates)
+        samples["iou"] += _sample(output.candidate_iou)
+    return Fingerprint(str(model.dtype).removeprefix("torch."), first_ids, **samples)
 
 
-def _sample(values: torch.Tensor) -> torch.Tensor:
+def _sample(values: torch.Tensor) -> list[float]:
     flat = values.float().cpu().flatten()
-    return flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
+    spread = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), dtype=torch.float64)
+    return [float(v) for v in flat[spread.long()]]
 
 
 def compare(model: GLUSModel, tokenizer: GlusTokenizer, recorded: Fingerprint) -> CheckReport:
@@ -108,23 +157,23 @@ def compare(model: GLUSModel, tokenizer: GlusTokenizer, recorded: Fingerprint) -
     now = take_fingerprint(model, tokenizer)
     if now.input_ids != recorded.input_ids:
         raise InputError("self-check failed: the tokenizer gives other ids than the checkpoint was saved with")
-    tolerance = max(TOLERANCE[now.dtype], TOLERANCE[recorded.dtype])
-    report = CheckReport(
-        _deviation(now.embedding, recorded.embedding), _deviation(now.low_res, recorded.low_res), tolerance
-    )
-    worst = max(report.embedding_deviation, report.low_res_deviation)
-    if not worst <= tolerance:
+    deviations = {
+        name: _deviation(getattr(now, name), getattr(recorded, name), SMALLEST_SPREAD.get(name, 1e-6))
+        for name in ("embedding", "logits", "low_res", "iou")
+    }
+    report = CheckReport(deviations, max(TOLERANCE[now.dtype], TOLERANCE[recorded.dtype]))
+    if not all(value <= report.tolerance for value in deviations.values()):  # a NaN must fail too
+        shown = ", ".join(f"{name} off by {value:.2g}" for name, value in deviations.items())
         raise InputError(
-            f"self-check failed: the loaded weights give other numbers than recorded (embedding off by "
-            f"{report.embedding_deviation:.2g}, low-res logits by {report.low_res_deviation:.2g} standard "
-            f"deviations, allowed {tolerance:g}); the checkpoint is damaged or a library computes differently"
+            f"self-check failed: the loaded weights give other numbers than recorded ({shown} standard "
+            f"deviations, allowed {report.tolerance:g}); the checkpoint is damaged or a library computes differently"
         )
     return report
 
 
-def _deviation(now: list[float], recorded: list[float]) -> float:
+def _deviation(now: list[float], recorded: list[float], smallest_spread: float) -> float:
     if len(now) != len(recorded):
         raise InputError("self-check failed: the recorded fingerprint has another length")
     was = torch.tensor(recorded)
-    scale = was.std().clamp(min=1e-6)
+    scale = was.std().clamp(min=smallest_spread)
     return float((torch.tensor(now) - was).abs().max() / scale)

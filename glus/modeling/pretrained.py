@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from glus.config import Behaviour, LanguageConfig, ModelConfig, Sam2Config, VisionConfig, from_dict
 from glus.errors import InputError
-from glus.io import field, read_json, write_json
+from glus.io import expect, field, read_json, write_json
 from glus.modeling.checkpoints import State, from_released, load_state, read_file, read_folder, write_safetensors
 from glus.modeling.fingerprint import Fingerprint
 from glus.modeling.glus import GLUSModel
@@ -30,6 +31,8 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILES = ["tokenizer.model", "added_tokens.json"]
 WEIGHT_PATTERNS = ["*.safetensors", "*.bin", "*.index.json"]
 SEG_HEAD_SEED = 0
+SUPPORTED = {"rope_scaling": None, "mm_use_im_start_end": True, "mm_vision_select_feature": "patch"}
+"""Fields of a foreign config whose other values (or absence) mean another model."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,19 @@ def load_pretrained(
     """
     folder = resolve(source, ["config.json", *TOKENIZER_FILES, *WEIGHT_PATTERNS])
     config_file = folder / "config.json"
-    raw = read_json(config_file, "checkpoint config")
-    if not isinstance(raw, dict):
-        raise InputError(f"{config_file} must hold an object")
+    raw = expect(read_json(config_file, "checkpoint config"), dict, config_file, "file")
     fingerprint = None
     if raw.get("format") == FORMAT:
+        parts = ("vision_tower", "sam2_checkpoint", "sam2")
+        given = [name for name in parts if getattr(options, name) is not None]
+        if given:
+            raise InputError(f"{folder} is complete; do not pass {', '.join(given)}")
         config, fingerprint = _own_config(raw, config_file)
     else:
         config = _foreign_config(raw, config_file, options)
     if options.behaviour is not None:
         config = dataclasses.replace(config, behaviour=options.behaviour)
-    if options.image_size is not None:
+    if options.image_size not in (None, config.sam2.image_size):
         resized = dataclasses.replace(config.sam2, image_size=options.image_size)
         config, fingerprint = dataclasses.replace(config, sam2=resized), None
     tokenizer = GlusTokenizer.from_folder(folder, config.behaviour.strip_around_added_tokens)
@@ -74,8 +79,12 @@ def load_pretrained(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, config.json says vocab_size "
             f"{config.language.vocab_size}"
         )
-    with torch.device("meta"):
-        model = GLUSModel(config, tokenizer.seg_id)
+    unbuildable = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+    try:
+        with torch.device("meta"):
+            model = GLUSModel(config, tokenizer.seg_id)
+    except (*unbuildable, StrictDataclassError) as error:
+        raise InputError(f"{config_file}: no model can be built with these sizes ({error!r})") from None
     state = _state(folder, raw, config, options)
     load_state(model, state, options.dtype, options.device, str(folder))
     return model.eval(), tokenizer, fingerprint
@@ -97,11 +106,11 @@ def resolve(source: str | Path, patterns: list[str]) -> Path:
         )
     # huggingface_hub is slow to import and not needed for a local folder.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
             f"{source} is no folder here, and the hub could not give it ({type(error).__name__}). Fetch these "
             f"files on a machine with a network and pass their folder: {wanted}"
@@ -116,9 +125,7 @@ def _own_config(raw: dict[str, Any], path: Path) -> tuple[ModelConfig, Fingerpri
     if raw.get("fingerprint") is None:
         return config, None
     stored = field(raw, "fingerprint", dict, path, "file")
-    if set(stored) != {f.name for f in dataclasses.fields(Fingerprint)}:
-        raise InputError(f"{path}: fingerprint has unknown or missing fields: {sorted(stored)}")
-    return config, Fingerprint(**stored)
+    return config, Fingerprint.from_dict(stored, path)
 
 
 def _foreign_config(raw: dict[str, Any], path: Path, options: LoadOptions) -> ModelConfig:
@@ -138,10 +145,10 @@ def _foreign_config(raw: dict[str, Any], path: Path, options: LoadOptions) -> Mo
     heads = number("num_attention_heads")
     if raw.get("num_key_value_heads", heads) != heads:
         raise InputError(f"{path}: num_key_value_heads other than num_attention_heads is not supported")
-    if raw.get("rope_scaling") is not None:
-        raise InputError(f"{path}: rope_scaling is not supported")
-    if raw.get("mm_use_im_start_end") is not True:
-        raise InputError(f"{path}: mm_use_im_start_end must be true")
+    for key, supported in SUPPORTED.items():
+        if raw.get(key) != supported:
+            raise InputError(f"{path}: {key} {raw.get(key)!r} is not supported, only {supported!r}")
+    theta = field({"rope_theta": LanguageConfig.rope_theta, **raw}, "rope_theta", (int, float), path, "file")
     language = LanguageConfig(
         hidden_size=number("hidden_size"),
         num_layers=number("num_hidden_layers"),
@@ -149,8 +156,8 @@ def _foreign_config(raw: dict[str, Any], path: Path, options: LoadOptions) -> Mo
         intermediate_size=number("intermediate_size"),
         vocab_size=number("vocab_size"),
         max_positions=number("max_position_embeddings"),
-        rms_norm_eps=float(field(raw, "rms_norm_eps", float, path, "file")),
-        rope_theta=float(raw.get("rope_theta", LanguageConfig.rope_theta)),
+        rms_norm_eps=float(field(raw, "rms_norm_eps", (int, float), path, "file")),
+        rope_theta=float(theta),
         hidden_act=field(raw, "hidden_act", str, path, "file"),
     )
     sam2 = options.sam2 or Sam2Config()
@@ -172,6 +179,8 @@ def _kind(raw: dict[str, Any], path: Path) -> str:
 
 def _clip_folder(raw: dict[str, Any], options: LoadOptions) -> Path:
     source = options.vision_tower or raw.get("mm_vision_tower") or "openai/clip-vit-large-patch14"
+    if not isinstance(source, str | Path):
+        raise InputError(f"config.json: mm_vision_tower must be a folder or hub id, found {source!r}")
     try:
         return resolve(source, ["config.json", *WEIGHT_PATTERNS])
     except InputError as error:
@@ -180,9 +189,9 @@ def _clip_folder(raw: dict[str, Any], options: LoadOptions) -> Path:
 
 def _clip_config(folder: Path, select_layer: int) -> VisionConfig:
     path = folder / "config.json"
-    raw = read_json(path, "CLIP config")
-    if isinstance(raw, dict) and "vision_config" in raw:
-        raw = raw["vision_config"]
+    raw = expect(read_json(path, "CLIP config"), dict, path, "file")
+    if "vision_config" in raw:
+        raw = field(raw, "vision_config", dict, path, "file")
 
     def value(key: str, kind: type, default: Any) -> Any:
         return field(raw, key, kind, path, "file") if key in raw else default

@@ -83,6 +83,12 @@ class GlusTokenizer:
         except InputError as error:
             raise InputError(f"{folder}: {error}") from None
 
+    def stripping(self, strip_around_added: bool) -> GlusTokenizer:
+        """This tokenizer with the switch C1 set."""
+        if strip_around_added == self._strip:
+            return self
+        return GlusTokenizer(self._model_bytes, self._added, strip_around_added)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `tokenizer.model` (same bytes as loaded) and `added_tokens.json` into `folder`."""
         target = Path(folder)
