@@ -147,13 +147,18 @@ def _run_workers(items: Sequence[Item], spec: RunSpec, lock: int, progress: _Pro
 
 
 def _start(index: int, share: Sequence[Item], spec: RunSpec, lock: int, events: queue.Queue[Any]) -> _Worker:
-    process = subprocess.Popen(
-        list(spec.worker_command),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **spec.environments[index]},
-        pass_fds=(lock,),
-    )
+    # Workers inherit the blocked signal: Ctrl-C reaches the whole group, but ending them is the parent's task.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            list(spec.worker_command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **spec.environments[index]},
+            pass_fds=(lock,),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     worker = _Worker(index, process, {item.key: item for item in share})
     job = {"save": str(spec.save), "worker": index, "settings": dict(spec.settings), "groups": to_wire(share)}
     threading.Thread(target=_converse, args=(worker, json.dumps(job) + "\n", events), daemon=True).start()

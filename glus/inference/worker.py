@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -122,7 +121,6 @@ def _end_with_parent() -> None:
 
 def main(load: Loader = load_model) -> int:
     """Entry point of a worker process; `load` is replaced by tests only."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(0, 1 << 20)
