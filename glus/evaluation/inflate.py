@@ -200,6 +200,25 @@ def _block(
 
 
 @compiled
+def _stored(source: np.ndarray, at: int, out: np.ndarray, done: int) -> tuple[int, int]:
+    """Copy one block that is not compressed; returns as `_block` does."""
+    size = source.size - 8
+    begin = (at + 7) >> 3
+    if begin + 4 > size:
+        return TRUNCATED, done
+    length = source[begin] + source[begin + 1] * 256
+    if length + source[begin + 2] + source[begin + 3] * 256 != 65535:
+        return INVALID, done
+    begin += 4
+    if begin + length > size:
+        return TRUNCATED, done
+    if done + length > out.size - 8:
+        return WRONG_LENGTH, done
+    out[done : done + length] = source[begin : begin + length]
+    return (begin + length) * 8, done + length
+
+
+@compiled
 def inflate(source: np.ndarray, out: np.ndarray) -> int:
     """Decode the zlib stream `source` into `out`; both uint8 and followed by 8 bytes of padding.
 
@@ -224,20 +243,9 @@ def inflate(source: np.ndarray, out: np.ndarray) -> int:
         kind = (head >> 1) & 3
         at += 3
         if kind == 0:
-            begin = (at + 7) >> 3
-            if begin + 4 > size:
-                return TRUNCATED
-            length = source[begin] + source[begin + 1] * 256
-            if length + source[begin + 2] + source[begin + 3] * 256 != 65535:
-                return INVALID
-            begin += 4
-            if begin + length > size:
-                return TRUNCATED
-            if done + length > out.size - 8:
-                return WRONG_LENGTH
-            out[done : done + length] = source[begin : begin + length]
-            done += length
-            at = (begin + length) * 8
+            at, done = _stored(source, at, out, done)
+            if at < 0:
+                return at
             continue
         if kind == 3:
             return INVALID
