@@ -166,7 +166,7 @@ def compare(model: GLUSModel, tokenizer: GlusTokenizer, recorded: Fingerprint) -
         shown = ", ".join(f"{name} off by {value:.2g}" for name, value in deviations.items())
         raise InputError(
             f"self-check failed: the loaded weights give other numbers than recorded ({shown} standard "
-            f"deviations, allowed {report.tolerance:g}); the checkpoint is damaged or a library computes differently"
+            f"deviations, allowed {report.tolerance:g}); the checkpoint is damaged or a library differs"
         )
     return report
 

@@ -71,14 +71,18 @@ class MemoryBank:
 
     def recall(self, position: int) -> list[Recall]:
         """The memories frame `position` reads, oldest first; frames without an entry (failed) are skipped."""
-        pairs = memory_positions(position, self.stride, self.slots)
-        if self.keep_first and position > 0 and all(past != 0 for _, past in pairs):
-            pairs = [(self.slots, 0), *[p for p in pairs if p[0] != self.slots]]
-        return [Recall(slot, self._entries[past]) for slot, past in pairs if past in self._entries]
+        return [Recall(slot, self._entries[past]) for slot, past in self._readable(position)]
 
     def recalled_positions(self, position: int) -> list[int]:
         """Relative positions `recall` would read, in its order."""
-        return [past for _, past in memory_positions(position, self.stride, self.slots) if past in self._entries]
+        return [past for _, past in self._readable(position)]
+
+    def _readable(self, position: int) -> list[tuple[int, int]]:
+        pairs = memory_positions(position, self.stride, self.slots)
+        if self.keep_first and position > 0 and 0 in self._entries:
+            # SAM-2 gives a conditioning frame the oldest slot, whatever its distance.
+            pairs = [(self.slots, 0), *[(slot, past) for slot, past in pairs if slot != self.slots and past != 0]]
+        return [(slot, past) for slot, past in pairs if past in self._entries]
 
     def store(self, position: int, entry: MemoryEntry) -> None:
         """Keep the memory of frame `position` and drop those no later frame can read (D15)."""
