@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,24 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 _SAMPLE = 1 << 20  # bytes hashed at either end of each checkpoint file
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def add_model_arguments(p: argparse.ArgumentParser) -> None:
     """Options that every command with a model takes; long names are those of the original."""
     defaults = InferenceConfig()
     p.add_argument("--version", default="checkpoints/glus-tiny", help="checkpoint folder, or hub id")
+    p.add_argument("--vision-tower", help="folder of CLIP, for checkpoints without it; default: where they say")
+    p.add_argument("--image_size", type=int, help="side of SAM-2's input; default: the checkpoint's")
     p.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on GPU, fp32 on CPU")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPU if there is one")
-    p.add_argument("--compat", default="corrected", help="corrected, or released: the original's defects too")
+    p.add_argument(
+        "--compat", help="corrected, or released: the original's defects too; default: the checkpoint's"
+    )
     p.add_argument("--context_frame_num", type=int, default=defaults.context_frames, help="context frames")
     p.add_argument(
         "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
@@ -41,8 +52,14 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def inference_config(args: argparse.Namespace) -> InferenceConfig:
-    """What the numbers among `add_model_arguments` say."""
+    """How to walk through a clip, from the numbers among `add_model_arguments`."""
     return InferenceConfig(args.context_frame_num, args.question_frame_num, args.mem_stride)
+
+
+def model_settings(args: argparse.Namespace, device: str | None) -> dict[str, Any]:
+    """What `worker.load_glus` needs, from `add_model_arguments`; `device` None is torch's choice."""
+    names = ("version", "vision_tower", "image_size", "precision", "compat")
+    return {**{name: getattr(args, name) for name in names}, "device": device}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m glus infer",
         description="Segment every (video, expression) of a data set. Masks go to "
         "VIS_SAVE_PATH/<video>/<exp_id>/<frame>.png (0/255). A run that was stopped continues when started again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add_model_arguments(p)
     p.add_argument("--dataset_dir", default="data", help="folder that holds mevis, Refer-YouTube-VOS, ...")
@@ -62,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, help="processes; default: one per GPU, or one on CPU")
     p.add_argument("--min_frames", type=int, default=1, help="leave out shorter videos (the original: 4)")
     p.add_argument("--limit", type=int, help="only the first N items")
-    p.add_argument("--overwrite", action="store_true", help="start afresh where masks of another run lie")
+    how = p.add_mutually_exclusive_group()
+    how.add_argument(
+        "--resume", action="store_true", help="continue a stopped run; always done, the flag is optional"
+    )
+    how.add_argument("--overwrite", action="store_true", help="start afresh where masks of another run lie")
     return p
 
 
@@ -74,16 +95,12 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
     config = inference_config(args)
     items = load_items(args)
     device, environments = plan_workers(args.device, args.workers)
-    precision = args.precision or ("bf16" if device == "cuda" else "fp32")
-    model = {"version": args.version, "precision": precision, "compat": args.compat, "inference": asdict(config)}
+    args.precision = args.precision or ("bf16" if device == "cuda" else "fp32")
+    settings = {**model_settings(args, device), "inference": asdict(config)}
     spec = RunSpec(
         save=Path(args.vis_save_path),
-        settings={**model, "device": device, "threads": int(environments[0]["OMP_NUM_THREADS"])},
-        fingerprint={
-            "format": 1,
-            "model": {**model, "version": checkpoint_identity(args.version)},
-            "data": {"val_set": args.val_set, "set_name": args.set_name, "items_sha256": items_digest(items)},
-        },
+        settings={**settings, "threads": int(environments[0]["OMP_NUM_THREADS"])},
+        fingerprint=fingerprint(args, settings, items),
         environments=environments,
         overwrite=args.overwrite,
         worker_command=worker_command,
@@ -94,6 +111,15 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
         sys.stderr.write(f"error: {error}\n")
         return 1
     return report(summary, spec.save)
+
+
+def fingerprint(args: argparse.Namespace, settings: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
+    """What the masks depend on: not where files lie, nor on what device or by how many workers they are made."""
+    model = {name: value for name, value in settings.items() if name != "device"}
+    for name in ("version", "vision_tower"):
+        model[name] = checkpoint_identity(model[name]) if model[name] else None
+    data = {"val_set": args.val_set, "set_name": args.set_name, "items_sha256": items_digest(items)}
+    return {"format": 1, "model": model, "data": data}
 
 
 def load_items(args: argparse.Namespace) -> list[Item]:

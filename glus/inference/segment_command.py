@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from glus.inference.infer_command import add_model_arguments, inference_config
+from glus.inference.infer_command import HelpFormatter, add_model_arguments, inference_config, model_settings
 from glus.inference.runner import bar_pace
+from glus.inference.worker import load_glus
 from glus.io import disk_errors, safe_name
 from glus.masks import write_mask_png
 from glus.overlay import caption_strip, captioned, overlay
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m glus segment",
         description="Segment a video by one or more sentences and write an overlay video, a colour per sentence.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     p.add_argument("video", help="video file, or folder of images")
     p.add_argument("expressions", nargs="+", metavar="sentence", help="what to segment, e.g. 'the red car'")
@@ -49,10 +50,7 @@ def main(argv: Sequence[str]) -> int:
     failures = 0
     # The output is opened before the model: what cannot be written shows at once.
     with video_writer(args.output, frames.fps) as writer:
-        from glus.api import GLUS  # torch takes seconds to import
-
-        device = None if args.device == "auto" else args.device
-        glus = GLUS.from_pretrained(args.version, dtype=args.precision, device=device, compat=args.compat)
+        glus = load_glus(model_settings(args, None if args.device == "auto" else args.device))
         started = time.monotonic()
         steps = glus.stream(frames, texts, config=config)
         for step in tqdm(steps, total=len(frames), unit="frame", desc="segmenting", mininterval=bar_pace()):

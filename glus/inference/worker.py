@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from glus.config import InferenceConfig, from_dict
@@ -23,6 +23,7 @@ from glus.inference.store import Store
 from glus.video import FrameSource, ImageFrames
 
 if TYPE_CHECKING:
+    from glus.api import GLUS
     from glus.inference.engine import FrameResult
 
 # (frames, expression, key frame) -> results, forward pass first; the later result of a frame counts
@@ -32,21 +33,29 @@ Loader = Callable[[dict[str, Any]], Segmenter]
 REPORT_SECONDS = 0.2
 
 
-def load_model(settings: dict[str, Any]) -> Segmenter:
-    """The real segmenter: checkpoint `version` with the options of `settings` (see `infer_command`)."""
-    import torch
-
+def load_glus(settings: Mapping[str, Any]) -> GLUS:
+    """The model that `settings` describe (see `infer_command.model_settings`)."""
     from glus.api import GLUS
-    from glus.inference.engine import segment_expression
 
-    torch.set_num_threads(settings["threads"])
-    config = from_dict(InferenceConfig, settings["inference"], "job")
-    glus = GLUS.from_pretrained(
+    return GLUS.from_pretrained(
         settings["version"],
         dtype=settings["precision"],
         device=settings["device"],
         compat=settings["compat"],
+        vision_tower=settings["vision_tower"],
+        image_size=settings["image_size"],
     )
+
+
+def load_model(settings: dict[str, Any]) -> Segmenter:
+    """The real segmenter."""
+    import torch
+
+    from glus.inference.engine import segment_expression
+
+    torch.set_num_threads(settings["threads"])
+    config = from_dict(InferenceConfig, settings["inference"], "job")
+    glus = load_glus(settings)
     return lambda frames, text, key: segment_expression(glus.model, glus.tokenizer, frames, text, config, key)
 
 
