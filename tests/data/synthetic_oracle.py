@@ -307,10 +307,7 @@ def _beside(mine: Seen, other: Seen, side: str, end: int) -> bool | None:
 def versus(predicate: str, mine: Seen, other: Seen) -> bool | None:
     """Does a claim about two objects hold?"""
     if predicate.startswith("passes"):
-        under, over = (mine, other) if predicate == "passes_behind" else (other, mine)
-        near = [t for t in range(len(mine.area)) if _touching(mine, other, t)]
-        hidden = [1 - under.area[t] / np.median(under.area) for t in near if over.area[t] > 0.9 * over.area.max()]
-        return max(hidden, default=0.0) >= (0.25 if predicate == "passes_behind" else 0.06)
+        return _passes(mine, other, predicate == "passes_behind")
     common = mine.clean & other.clean
     quarter = max(2, len(common) // 4)
     if common.mean() < 0.4 or not (common[:quarter].any() and common[-quarter:].any()):
@@ -333,11 +330,25 @@ def versus(predicate: str, mine: Seen, other: Seen) -> bool | None:
     return bool(lead.max() < 0 and same >= 0.8 and gap.max() <= 0.6)
 
 
-def _touching(mine: Seen, other: Seen, t: int) -> bool:
-    if not mine.area[t] or not other.area[t]:
-        return bool(mine.area[t]) != bool(other.area[t])
-    a, b = mine.box[t], other.box[t]
-    return bool((a[:2] <= b[2:] + 0.01).all() and (b[:2] <= a[2:] + 0.01).all())
+def _passes(mine: Seen, other: Seen, behind: bool) -> bool | None:
+    """Does `mine` cross the place of `other`, which rests, on the side of the viewer or behind it? The outline of
+    whichever is underneath is taken from a frame in which it is whole, and moved along its path."""
+    if not _enough(mine, 0.3) or not other.clean.any():
+        return None
+    if _span(mine) < 0.2 or _span(other) > 0.1:
+        return False
+    under, over = (mine, other) if behind else (other, mine)
+    whole = np.flatnonzero(under.clean)
+    unit = min(under.masks.shape[1:])
+    overlap = 0.0
+    for t in np.flatnonzero(over.area):
+        at = [np.interp(t, whole, under.centre[whole, axis]) for axis in (0, 1)]
+        near = whole[np.abs(whole - t).argmin()]
+        shift = np.rint((np.array(at) - under.centre[near]) * unit).astype(int)
+        place = np.roll(under.masks[near], shift[::-1], axis=(0, 1))
+        hidden = place & over.masks[t] & ~under.masks[t]
+        overlap = max(overlap, hidden.sum() / min(under.area.max(), over.area.max()))
+    return overlap >= 0.25
 
 
 def ranked(clip: Clip, predicate: str, group: list[int], other: int | None) -> list[int] | None:

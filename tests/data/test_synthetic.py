@@ -31,7 +31,7 @@ from glus.data.synthetic.facts import rise, turning_points
 from glus.data.synthetic.language import VERB_PHRASES, inflect
 from glus.data.synthetic.writer import SetArguments, main, write_set
 from glus.errors import InputError
-from glus.masks import decode_rle
+from glus.masks import decode_rle, write_mask_png
 
 SMALL = SyntheticConfig(width=96, height=80, frames=8, min_sentences=4, max_sentences=6)
 VIDEOS = 45
@@ -316,6 +316,28 @@ def test_layout_is_read_by_the_readers(written: Path) -> None:
     report = check("mevis", data_dir, "valid_u", deep=True)
     assert report.faults == []
     assert report.counts["videos"] == VIDEOS
+
+
+def test_the_evaluator_reads_the_set_and_gives_its_own_masks_full_marks(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, SetArguments("valid_u", 3, 6, SMALL))
+    for index in range(3):
+        video = generate_video(6, index, SMALL)
+        for number, sentence in enumerate(video.sentences):
+            place = tmp_path / "pred" / f"syn6_{index:05d}" / str(number)
+            place.mkdir(parents=True)
+            for t, mask in enumerate(video.target(sentence)):
+                write_mask_png(place / f"{t:05d}.png", mask)
+    command = [sys.executable, "utils/eval_mevis.py", "--json", str(tmp_path / "out.json"), "--workers", "1"]
+    command += ["--mevis_exp_path", str(folder / "meta_expressions.json")]
+    command += ["--mevis_mask_path", str(folder / "mask_dict.json"), "--mevis_pred_path", str(tmp_path / "pred")]
+    command += ["--save_name", str(tmp_path / "names.json")]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    assert json.loads((tmp_path / "out.json").read_text())["J&F"] == 1.0
+    wrong = next((tmp_path / "pred").glob("*/0"))
+    for file in wrong.glob("*.png"):
+        write_mask_png(file, np.zeros((SMALL.height, SMALL.width), bool))
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    assert json.loads((tmp_path / "out.json").read_text())["J&F"] < 1.0
 
 
 def test_frames_on_disk_are_the_frames_in_memory(written: Path) -> None:

@@ -21,73 +21,77 @@ _EDGE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the to
 _FROM_WORDS = {"left": "the left", "right": "the right", "top": "the top", "bottom": "the bottom"}
 
 
-def _verb_phrases() -> dict[str, tuple[str, ...]]:
-    table: dict[str, tuple[str, ...]] = {
-        "rests": (
-            "{stay} still",
-            "{stay} in place",
-            "~{do} not move",
-            "~never {move!}",
-            "{stand} still the whole time",
-        ),
-        "moves": ("{move}", "~{be} in motion", "~{do} not stay in place", "{move} around"),
-        "stops": (
-            "{stop}",
-            "{come} to a stop",
-            "{move} and then {stop}",
-            "{stop} moving",
-            "first {move} and then {rest}",
-        ),
-        "starts": (
-            "{start} to move",
-            "{start} moving later",
-            "first {rest} and then {move}",
-            "{begin} to move",
-            "~only {start} moving after a while",
-        ),
-        "turns_around": (
-            "{turn} around",
-            "{turn} back",
-            "{reverse} direction",
-            "{move} away and {come} back",
-        ),
-        "bounces": ("{bounce} off the edge", "{hit} the edge and {bounce} back", "{bounce} off the border"),
-        "hops": ("{hop}", "{jump} up and down", "{bounce} up and down", "{hop} several times"),
-        "sways": ("{swing} from side to side", "{move} back and forth sideways", "{sway} left and right"),
-        "circles": ("{move} in a circle", "{run} in circles", "{go} around in a circle"),
-        "grows": ("{grow}", "{get} bigger", "{become} larger"),
-        "shrinks": ("{shrink}", "{get} smaller", "{become} smaller"),
-        "spins": ("{spin}", "{rotate}", "{turn} around itself"),
-        "enters": (
-            "{enter} the frame",
-            "{come} into view",
-            "{enter} the picture",
-            "~{be} not there at first",
-        ),
-        "leaves": ("{leave} the frame", "{go} out of view", "{disappear}", "{leave} the picture"),
-        "overtakes": (
-            "{overtake} {X}",
-            "{pass} {X} and {get} ahead",
-            "~{be} behind {X} at first and then ahead of it",
-        ),
-        "follows": ("{follow} {X}", "{run} after {X}", "{move} behind {X} in the same direction"),
-        "approaches": ("{move} towards {X}", "{approach} {X}", "{come} close to {X}", "{go} to {X}"),
-        "departs": ("{move} away from {X}", "{go} away from {X}", "{get} farther from {X}"),
-        "passes_behind": (
-            "{pass} behind {X}",
-            "{go} behind {X} and {come} out again",
-            "{disappear} behind {X} and {reappear}",
-        ),
-        "passes_in_front": ("{pass} in front of {X}", "{move} across {X}", "{cover} {X} in passing"),
-        "fastest": ("{move} the fastest", "~{be} the fastest", "{move} faster than the others"),
-        "slowest": ("{move} the slowest", "~{be} the slowest", "{move} slower than the others"),
-        "enters_first": ("{enter} first", "~{be} the first to enter", "{come} into view first"),
-        "enters_last": ("{enter} last", "~{be} the last to enter", "{come} into view last"),
-        "leaves_first": ("{leave} first", "~{be} the first to disappear", "{disappear} first"),
-        "leaves_last": ("{leave} last", "~{be} the last to disappear", "{disappear} last"),
-        "together": ("{move} together", "{move} side by side", "{travel} together"),
-        "nearest_end": ("{end} up closest to {X}", "~{be} closest to {X} at the end"),
-    }
+_PLAIN_PHRASES: dict[str, tuple[str, ...]] = {
+    "rests": (
+        "{stay} still",
+        "{stay} in place",
+        "~{do} not move",
+        "~never {move!}",
+        "{stand} still the whole time",
+    ),
+    "moves": ("{move}", "~{be} in motion", "~{do} not stay in place", "{move} around"),
+    "stops": (
+        "{stop}",
+        "{come} to a stop",
+        "{move} and then {stop}",
+        "{stop} moving",
+        "first {move} and then {rest}",
+    ),
+    "starts": (
+        "{start} to move",
+        "{start} moving later",
+        "first {rest} and then {move}",
+        "{begin} to move",
+        "~only {start} moving after a while",
+    ),
+    "turns_around": (
+        "{turn} around",
+        "{turn} back",
+        "{reverse} direction",
+        "{move} away and {come} back",
+    ),
+    "bounces": ("{bounce} off the edge", "{hit} the edge and {bounce} back", "{bounce} off the border"),
+    "hops": ("{hop}", "{jump} up and down", "{bounce} up and down", "{hop} several times"),
+    "sways": ("{swing} from side to side", "{move} back and forth sideways", "{sway} left and right"),
+    "circles": ("{move} in a circle", "{run} in circles", "{go} around in a circle"),
+    "grows": ("{grow}", "{get} bigger", "{become} larger"),
+    "shrinks": ("{shrink}", "{get} smaller", "{become} smaller"),
+    "spins": ("{spin}", "{rotate}", "{turn} around itself"),
+    "enters": (
+        "{enter} the frame",
+        "{come} into view",
+        "{enter} the picture",
+        "~{be} not there at first",
+    ),
+    "leaves": ("{leave} the frame", "{go} out of view", "{disappear}", "{leave} the picture"),
+    "overtakes": (
+        "{overtake} {X}",
+        "{pass} {X} and {get} ahead",
+        "~{be} behind {X} at first and then ahead of it",
+    ),
+    "follows": ("{follow} {X}", "{run} after {X}", "{move} behind {X} in the same direction"),
+    "approaches": ("{move} towards {X}", "{approach} {X}", "{come} close to {X}", "{go} to {X}"),
+    "departs": ("{move} away from {X}", "{go} away from {X}", "{get} farther from {X}"),
+    "passes_behind": (
+        "{pass} behind {X}",
+        "{go} behind {X} and {come} out again",
+        "{disappear} behind {X} and {reappear}",
+    ),
+    "passes_in_front": ("{pass} in front of {X}", "{move} across {X}", "{cover} {X} in passing"),
+    "fastest": ("{move} the fastest", "~{be} the fastest", "{move} faster than the others"),
+    "slowest": ("{move} the slowest", "~{be} the slowest", "{move} slower than the others"),
+    "enters_first": ("{enter} first", "~{be} the first to enter", "{come} into view first"),
+    "enters_last": ("{enter} last", "~{be} the last to enter", "{come} into view last"),
+    "leaves_first": ("{leave} first", "~{be} the first to disappear", "{disappear} first"),
+    "leaves_last": ("{leave} last", "~{be} the last to disappear", "{disappear} last"),
+    "together": ("{move} together", "{move} side by side", "{travel} together"),
+    "nearest_end": ("{end} up closest to {X}", "~{be} closest to {X} at the end"),
+}
+
+
+def _sided_phrases() -> dict[str, tuple[str, ...]]:
+    """Verb phrases of the claims that name a direction or an edge."""
+    table: dict[str, tuple[str, ...]] = {}
     for side, wards in _SIDEWARDS.items():
         table[f"moves_{side}"] = tuple(t.replace("SIDEWARDS", wards).replace("SIDE", side) for t in _SIDE_VERBS)
         opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[side]
@@ -130,7 +134,7 @@ def _verb_phrases() -> dict[str, tuple[str, ...]]:
     return table
 
 
-VERB_PHRASES = _verb_phrases()
+VERB_PHRASES = _PLAIN_PHRASES | _sided_phrases()
 
 _WHEN = ("at the start", "at the beginning", "in the first frame", "initially")
 PLACES: dict[str, tuple[str, ...]] = {

@@ -104,9 +104,12 @@ def _pattern(thing: Thing, x: np.ndarray, y: np.ndarray, angle: float, radius: f
 
 
 def _second_colour(rgb: np.ndarray) -> np.ndarray:
-    """Stripes and dots: darker on light objects, lighter on dark ones."""
+    """Stripes and dots: darker on light objects, lighter on dark ones, and never so much that white things look
+    like black ones."""
     bright = float(rgb @ np.array([0.3, 0.59, 0.11], np.float32))
-    return rgb * np.float32(0.48) if bright > 120 else rgb + (255 - rgb) * np.float32(0.62)
+    if bright > 120:
+        return np.asarray(rgb * np.float32(0.66 if bright > 225 else 0.5))
+    return np.asarray(rgb + (255 - rgb) * np.float32(0.36 if bright < 60 else 0.62))
 
 
 def _light(alpha: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

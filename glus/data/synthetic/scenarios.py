@@ -66,21 +66,27 @@ def overtake(config: SyntheticConfig, dice: Dice, bodies: Sequence[Body], alike:
 
 def together(config: SyntheticConfig, dice: Dice, bodies: Sequence[Body], alike: int) -> Plot:
     """Two look-alikes keep side by side along the same path."""
-    program = dice.pick((motion.linear, motion.linear, motion.turn_around, motion.corner))
-    path = program(config, dice, bodies[0]).path
     apart = (bodies[0].reach + bodies[1].reach) * dice.uniform(1.12, 1.4)
-    angle = dice.uniform(0, 2 * math.pi)
-    return _pair(config, dice, bodies, (0, 1), path, (apart * math.cos(angle), apart * math.sin(angle)))
+    for _ in range(10):
+        program = dice.pick((motion.linear, motion.linear, motion.turn_around, motion.corner))
+        path, angle = program(config, dice, bodies[0]).path, dice.uniform(0, 2 * math.pi)
+        plot = _pair(config, dice, bodies, (0, 1), path, (apart * math.cos(angle), apart * math.sin(angle)))
+        if plot.moves:
+            return plot
+    return Plot()
 
 
 def follow(config: SyntheticConfig, dice: Dice, bodies: Sequence[Body], alike: int) -> Plot:
     """Thing 0 runs after the last thing."""
     last = len(bodies) - 1
-    path = motion.linear(config, dice, bodies[0]).path
-    heading = path[-1] / np.sqrt((path[-1] ** 2).sum())
     apart = (bodies[0].reach + bodies[last].reach) * dice.uniform(1.12, 1.35)
-    ahead = heading * apart
-    return _pair(config, dice, bodies, (0, last), path, (float(ahead[0]), float(ahead[1])))
+    for _ in range(10):
+        path = motion.linear(config, dice, bodies[0]).path
+        ahead = path[-1] * (apart / math.hypot(*path[-1]))
+        plot = _pair(config, dice, bodies, (0, last), path, (float(ahead[0]), float(ahead[1])))
+        if plot.moves:
+            return plot
+    return Plot()
 
 
 def _pair(
@@ -126,14 +132,16 @@ def crossing(config: SyntheticConfig, dice: Dice, bodies: Sequence[Body], alike:
     """Thing 0 passes right behind or in front of the last thing."""
     last = len(bodies) - 1
     reach = bodies[0].reach + bodies[last].reach
-    goal = _spot(config, dice, bodies[last].reach)
-    dx, dy = motion.direction(dice)
-    before, after = (reach * dice.uniform(1.1, 1.4) + dice.uniform(0, 0.15) * config.unit for _ in range(2))
-    start, end = (goal[0] - dx * before, goal[1] - dy * before), (goal[0] + dx * after, goal[1] + dy * after)
-    if not (_inside(config, start, bodies[0].reach) and _inside(config, end, bodies[0].reach)):
-        return Plot()
-    moves = {last: _straight(config, "still", goal, goal), 0: _straight(config, "crossing", start, end)}
-    return Plot(moves, (0, last) if dice.chance(0.6) else (last, 0))
+    for _ in range(30):
+        goal = _spot(config, dice, bodies[last].reach)
+        dx, dy = motion.direction(dice)
+        before, after = (reach * dice.uniform(1.1, 1.3) + dice.uniform(0, 0.15) * config.unit for _ in range(2))
+        start, end = (goal[0] - dx * before, goal[1] - dy * before), (goal[0] + dx * after, goal[1] + dy * after)
+        if _inside(config, start, bodies[0].reach) and _inside(config, end, bodies[0].reach):
+            moves = {last: _straight(config, "still", goal, goal), 0: _straight(config, "crossing", start, end)}
+            hidden = dice.chance(0.75) and bodies[0].reach <= 1.15 * bodies[last].reach
+            return Plot(moves, (0, last) if hidden else (last, 0))
+    return Plot()
 
 
 def race(config: SyntheticConfig, dice: Dice, bodies: Sequence[Body], alike: int) -> Plot:

@@ -120,10 +120,11 @@ class _Stage:
     paths: dict[int, np.ndarray] = field(default_factory=dict)
     moves: dict[int, Move] = field(default_factory=dict)
 
-    def clear(self, index: int, path: np.ndarray, move: Move) -> bool:
-        return all(self._apart(index, path, move, other) for other in self.paths)
+    def clear(self, index: int, path: np.ndarray, move: Move, overlap: float = 0.3) -> bool:
+        """overlap: the share of the time for which a thing may lie over another one."""
+        return all(self._apart(index, path, move, other, overlap) for other in self.paths)
 
-    def _apart(self, index: int, path: np.ndarray, move: Move, other: int) -> bool:
+    def _apart(self, index: int, path: np.ndarray, move: Move, other: int, overlap: float) -> bool:
         size = (self.config.width, self.config.height)
         mine, theirs = self.things[index], self.things[other]
         reach = mine.radius * move.scale + theirs.radius * self.moves[other].scale
@@ -137,7 +138,7 @@ class _Stage:
             return False
         if mine.looks == theirs.looks and float(gap[seen].min()) < 1.05:
             return False  # two equal things that melt into one cannot be told apart afterwards
-        return float((gap[seen] < 0.65).mean()) < 0.3
+        return float((gap[seen] < 0.65).mean()) < overlap
 
     def put(self, index: int, path: np.ndarray, move: Move) -> None:
         self.paths[index], self.moves[index] = path, move
@@ -171,7 +172,7 @@ def build_scene(config: SyntheticConfig, dice: Dice) -> Scene | None:
     plot = scenarios.draw(config, dice, [thing.body() for thing in things], alike)
     for index, move in plot.moves.items():
         path = motion.place(config, dice, move, things[index].body())
-        if path is None or not stage.clear(index, path, move):
+        if path is None or not stage.clear(index, path, move, overlap=0.65):  # a plot may be about it
             return None
         stage.put(index, path, move)
     for index in dice.shuffled(range(len(things))):

@@ -93,15 +93,15 @@ def choose(config: SyntheticConfig, dice: Dice, candidates: Sequence[Candidate])
 
 
 def _rarity(predicate: str) -> float:
-    """The four directions and edges of one claim share its weight; claims that hold of everything that merely
-    moves come less often."""
-    if predicate in ("moves", "rests", "looks"):
-        return 0.6
-    if predicate.startswith(("ends_", "nearest")):
+    """Weight of a claim among those of its kind: what holds in nearly every scene comes less often, what a plot
+    or a special movement is needed for more often."""
+    if predicate.startswith("ends_"):
+        return 0.15
+    if predicate.startswith(("nearest", "fastest", "slowest")):
         return 0.3
-    if predicate.startswith(("on_", "outermost_", "biggest", "smallest", "fastest", "slowest")):
-        return 0.5
-    return 1.0
+    if predicate.startswith(("on_", "outermost_", "biggest", "smallest", "moves", "rests", "looks")):
+        return 0.6
+    return 1.5
 
 
 def sample_sentences(count: int, seed: int = 0) -> list[str]:
