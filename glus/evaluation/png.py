@@ -8,14 +8,13 @@ What counts as foreground (evaluation.md 2.2, with the readings of its section 6
 - An alpha channel must be opaque everywhere and is then ignored. Otherwise it is unclear whether colour or alpha
   holds the mask (the original tools take the colour, so a white image becomes a full frame): an InputError.
 
-Every PNG that is not interlaced is decoded here (`glus.evaluation.inflate`); interlaced ones go through Pillow,
-by the same rule. `read_mask_opencv` reads as the original tools do. What is not a whole PNG is an InputError.
+Every PNG that is not interlaced is decoded here, inflated by ISA-L; interlaced ones go through Pillow, by the same
+rule. `read_mask_opencv` reads as the original tools do. What is not a whole PNG is an InputError.
 """
 
 from __future__ import annotations
 
 import struct
-import threading
 import zlib
 from functools import lru_cache
 from os import PathLike, fspath
@@ -24,28 +23,23 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
 from glus.errors import InputError
-from glus.evaluation import inflate as decoder
 from glus.evaluation import kernels
 from glus.evaluation.bitmask import MAX_PIXELS, BitMask
+from glus.evaluation.png_filters import unfilter
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {_GRAY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GRAY_ALPHA: (8, 16), _RGBA: (8, 16)}
-_FAULTS = {
-    decoder.TRUNCATED: "its image data end too early",
-    decoder.INVALID: "its image data are damaged",
-    decoder.WRONG_LENGTH: "its image data do not fit its size",
-}
-_scratch = threading.local()
 
 
 class _Image(NamedTuple):
-    """A PNG's header and its compressed image data (followed by 8 bytes of padding)."""
+    """A PNG's header and its compressed image data."""
 
     width: int
     height: int
@@ -160,24 +154,32 @@ def _parse(path: str | PathLike[str], content: bytes) -> _Image:
         raise InputError(f"{path}: damaged PNG (impossible header); write it again")
     if not 0 < width * height <= MAX_PIXELS:
         raise InputError(f"{path}: a PNG of {width}x{height} pixels is no usable mask")
-    parts.append(bytes(8))
     return _Image(width, height, depth, colour, interlace == 1, b"".join(parts))
 
 
 def _rows(path: str | PathLike[str], image: _Image) -> NDArray[np.uint8]:
-    """The unfiltered rows as one vector; a scratch buffer of this thread, valid until the next call."""
+    """The unfiltered rows as one vector, followed by 8 bytes of padding."""
     size = image.height * image.stride
-    buffer: NDArray[np.uint8] | None = getattr(_scratch, "buffer", None)
-    if buffer is None or buffer.size < size + 8:
-        # Reused, because fresh memory costs more in page faults than decoding into it.
-        buffer = _scratch.buffer = np.empty(size + 8, np.uint8)
-    status = decoder.inflate(np.frombuffer(image.data, np.uint8), buffer[: size + 8])
-    if status != 0:
-        raise InputError(f"{path}: damaged PNG ({_FAULTS[status]}); write it again")
+    rows = np.empty(size + 8, np.uint8)
+    rows[:size] = np.frombuffer(_inflated(path, image.data, size), np.uint8)
     step = max(1, image.depth * _CHANNELS[image.colour] // 8)
-    if not decoder.unfilter(buffer[:size].reshape(image.height, image.stride), step):
+    if not unfilter(rows[:size].reshape(image.height, image.stride), step):
         raise InputError(f"{path}: damaged PNG (unknown row filter); write it again")
-    return buffer[: size + 8]
+    return rows
+
+
+def _inflated(path: str | PathLike[str], data: bytes, size: int) -> bytes:
+    """The content of the zlib stream `data`, which must be `size` bytes; never makes more than one byte beyond."""
+    stream = isal_zlib.decompressobj()
+    try:
+        content = stream.decompress(data, size + 1)
+    except isal_zlib.error:  # type: ignore[misc]  # its stub declares an instance of Exception
+        raise InputError(f"{path}: damaged PNG (its image data are damaged); write it again") from None
+    if not stream.eof and len(content) <= size:
+        raise InputError(f"{path}: damaged PNG (its image data end too early); write it again")
+    if len(content) != size or stream.unused_data:
+        raise InputError(f"{path}: damaged PNG (its image data do not fit its size); write it again")
+    return content
 
 
 def _samples(path: str | PathLike[str], image: _Image) -> NDArray[Any]:
