@@ -14,13 +14,15 @@ import sentencepiece
 import torch
 
 from glus.api import GLUS
-from glus.config import Behaviour, LanguageConfig, ModelConfig, Sam2Config, VisionConfig
+from glus.config import Behaviour, InferenceConfig, LanguageConfig, ModelConfig, Sam2Config, VisionConfig
+from glus.inference.engine import StepTrace, segment_expression
 from glus.modeling.checkpoints import to_released
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import CLIP
 from glus.modeling.pretrained import fresh_model
 from glus.text import prompts
 from glus.text.tokenizer import GlusTokenizer
+from glus.video import open_frames
 
 SEED = 3
 EXPRESSIONS = ["the red square that moves left", "a blue circle", "what stays behind the wall"]
@@ -150,6 +152,29 @@ def tiny_clip(frames: int = 6, height: int = 40, width: int = 56, seed: int = 0)
         left = 2 + (width - 16) * index // max(1, frames)
         clip[index, 10:24, left : left + 12] = (230, 60 + 10 * index % 100, 30)
     return clip.astype(np.uint8)
+
+
+def traces(
+    glus: GLUS,
+    clip: np.ndarray,
+    expression: str = EXPRESSIONS[0],
+    config: InferenceConfig | None = None,
+    key_frame: int = 0,
+) -> list[StepTrace]:
+    """Every step of the plain schedule."""
+    seen: list[StepTrace] = []
+    walk = segment_expression(
+        glus.model,
+        glus.tokenizer,
+        open_frames(clip),
+        expression,
+        config or InferenceConfig(),
+        key_frame,
+        observer=seen.append,
+    )
+    for _ in walk:
+        pass
+    return seen
 
 
 def released_config(model: GLUSModel) -> dict[str, Any]:

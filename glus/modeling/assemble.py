@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from glus.text.labels import IGNORE_INDEX
 from glus.text.tokenizer import IMAGE_INDEX
-
-IGNORE_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Assembled:
     Attributes:
         embeddings: (B, L, H); zero at padding.
         attention_mask: (B, L) bool, True on real positions.
-        labels: (B, L) int64 with `IGNORE_LABEL` on images and padding, or None.
+        labels: (B, L) int64 with `IGNORE_INDEX` on images and padding, or None.
         layout: see `Layout`.
     """
 
@@ -138,6 +137,6 @@ def _place_labels(
         for i, label in zip(ids, row, strict=True)
         if i != IMAGE_INDEX
     ]
-    placed = torch.full((len(rows), longest), IGNORE_LABEL, dtype=torch.int64)
+    placed = torch.full((len(rows), longest), IGNORE_INDEX, dtype=torch.int64)
     placed[plan.text_rows, plan.text_columns] = torch.tensor(text, dtype=torch.int64)
     return placed.to(device)

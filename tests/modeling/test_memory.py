@@ -6,11 +6,10 @@ import random
 
 import pytest
 import torch
-from tiny import tiny_clip, tiny_config, tiny_glus
+from tiny import tiny_clip, tiny_config, tiny_glus, traces
 
 from glus.config import InferenceConfig
-from glus.inference.engine import StepTrace, segment_expression
-from glus.modeling.glus import GLUSModel
+from glus.inference.engine import segment_expression
 from glus.modeling.memory import MemoryBank, MemoryEntry, memory_positions
 from glus.video import open_frames
 
@@ -103,23 +102,16 @@ def without_oldest_slot(position: int) -> list[int]:
     return [past for slot, past in memory_positions(position, 3) if slot < 7]
 
 
-def trace(model: GLUSModel, tokenizer: object, seed: int, frames: int = 5) -> list[StepTrace]:
-    seen: list[StepTrace] = []
-    source = open_frames(tiny_clip(frames, seed=seed))
-    list(segment_expression(model, tokenizer, source, "a red square", InferenceConfig(), observer=seen.append))  # type: ignore[arg-type]
-    return seen
-
-
 def test_an_aborted_pass_leaves_nothing_behind() -> None:
     """D14: the original's bank is shared, so a pass that breaks off leaves entries for the next one."""
     glus = tiny_glus()
-    clean = trace(glus.model, glus.tokenizer, seed=1)
+    clean = traces(glus, tiny_clip(5, seed=1), "a red square")
     walk = segment_expression(
         glus.model, glus.tokenizer, open_frames(tiny_clip(5, seed=2)), "a circle", InferenceConfig()
     )
     next(walk)
     next(walk)
-    again = trace(glus.model, glus.tokenizer, seed=1)
+    again = traces(glus, tiny_clip(5, seed=1), "a red square")
     for one, other in zip(clean, again, strict=True):
         assert one.recalled == other.recalled
         assert one.output is not None
