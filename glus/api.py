@@ -145,7 +145,8 @@ class GLUS:
         frames = open_frames(source)
         count = len(frames)
         keys = list(key_frames) if key_frames is not None else [0] * len(texts)
-        if len(keys) != len(texts) or any(not 0 <= key < count for key in keys):
+        whole = all(isinstance(key, int | np.integer) and not isinstance(key, bool) for key in keys)
+        if len(keys) != len(texts) or not whole or any(not 0 <= key < count for key in keys):
             raise InputError(f"key_frames needs one index in 0..{count - 1} per expression, found {keys}")
         config = config or InferenceConfig()
         height, width = frames[0].shape[:2]
@@ -218,4 +219,8 @@ def _checked(expressions: str | Sequence[str]) -> list[str]:
     texts = [expressions] if isinstance(expressions, str) else list(expressions)
     if not texts:
         raise InputError("no expression given")
-    return [check_expression(text, f"expression {number + 1}") for number, text in enumerate(texts)]
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise InputError(f"expression {number} must be text, found {text!r:.80}")
+        check_expression(text, f"expression {number}")
+    return texts

@@ -133,6 +133,7 @@ class ExpressionPass:
         self.window: deque[int] = deque(maxlen=config.query_frames)
         self.position = 0
         self._ids: dict[int, list[int]] = {}
+        self.window_ids(min(config.query_frames, len(clip.frames)))  # too long an expression fails before any work
 
     def window_ids(self, rounds: int) -> list[int]:
         """Token ids of a window of `rounds` questions; failed rounds tokenize as successful ones (3.3)."""

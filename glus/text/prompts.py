@@ -77,10 +77,10 @@ def check_expression(text: str, where: str = "expression") -> str:
         where: what to call the text in the message, e.g. the file and field it came from.
 
     Raises:
-        InputError: empty, only whitespace or a period, not valid Unicode, or holding a special token or a
+        InputError: empty, only whitespace and periods, not valid Unicode, or holding a special token or a
             role marker.
     """
-    if not clean_expression(text).strip():
+    if all(letter == "." or letter.isspace() for letter in text):
         raise InputError(f"{where} is empty: {text!r}; write what to segment, e.g. 'the red car'")
     if not is_unicode(text):
         raise InputError(f"{where} is not valid Unicode text: {text!r}")
