@@ -17,6 +17,7 @@ from glus.errors import InputError
 COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("glus.inference.segment_command", "segment your own video by one or more sentences"),
     "infer": ("glus.inference.infer_command", "run a data set through the model, sharded and resumable"),
+    "eval": ("glus.evaluation.command", "score masks by the protocol of a data set"),
     "report": ("glus.inference.report", "write an HTML report and overlay videos on a finished run"),
     "data": ("glus.data.command", "make the synthetic set, check a data set, write a submission zip"),
 }

@@ -92,7 +92,7 @@ class BitMask:
     def unpack(self) -> NDArray[np.bool_]:
         """As a bool array [height, width]."""
         packed = self.words.astype(">u8").view(np.uint8)
-        return np.unpackbits(packed, axis=1, count=self.width).astype(np.bool_)
+        return np.unpackbits(packed, axis=1, count=self.width).view(np.bool_)
 
     @property
     def shape(self) -> tuple[int, int]:

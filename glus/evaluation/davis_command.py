@@ -1,10 +1,10 @@
-"""The commands behind `utils/eval_davis_official.py` and `utils/eval_davis.py --protocol four-annotators`."""
+"""The commands `eval davis-official` and `eval davis --protocol four-annotators`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,68 +20,65 @@ from glus.evaluation.davis_results import (
 )
 from glus.evaluation.expression_files import Predictions
 from glus.evaluation.four_annotators import annotator_datasets, evaluate_four_annotators
-from glus.io import disk_errors, safe_name, write_json
+from glus.evaluation.output import save_json, table
+from glus.io import disk_errors, safe_name
 
 FOUR_ANNOTATOR_DIGITS = 5  # the CSVs of the tools for Ref-DAVIS17 carry more digits than the official ones
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every DAVIS protocol."""
-    parser.add_argument("--allow_missing", action="store_true", help="score missing predictions as empty")
-    parser.add_argument("--allow_extra", action="store_true", help="ignore predictions that the set lacks")
-    parser.add_argument("--uint8_decay", action="store_true", help="8-bit decay bins, as the official code")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values, unrounded")
-    parser.add_argument("--workers", "-n", "--num_processes", type=int, help="processes (default: one per CPU)")
-
-
-def official_parser() -> argparse.ArgumentParser:
-    """Options of `utils/eval_davis_official.py`."""
+def official_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Options of `eval davis-official`."""
     parser = argparse.ArgumentParser(
+        prog=prog,
         description="DAVIS 2017 scores of label maps: official protocols and vos-benchmark's.",
-        epilog="Writes the original tool's CSV files. Exit status 2 lists everything wrong with the input.",
+        epilog="Writes the original tool's CSV files. Exit status 2: bad input; every fault is listed.",
     )
-    parser.add_argument("--davis_path", type=Path, help="root of a DAVIS 2017 tree")
-    parser.add_argument("--set", dest="gt_set", default="val", help="list in ImageSets (default: %(default)s)")
-    parser.add_argument("--task", choices=["semi-supervised", "unsupervised"], default="unsupervised")
-    parser.add_argument("--results_path", "-m", "--mask", type=Path, required=True, help="predictions")
-    parser.add_argument("--protocol", choices=["davis", "vos-benchmark"], default="davis")
-    parser.add_argument(
-        "--gt", "-g", type=Path, help="ground-truth folder of any data set, instead of --davis_path"
+    add = parser.add_argument
+    add("--davis_path", type=Path, metavar="DIR", help="root of a DAVIS 2017 tree")
+    add("--gt", "-g", type=Path, metavar="DIR", help="ground truth of any data set, instead of --davis_path")
+    add("--results_path", "-m", "--mask", type=Path, metavar="DIR", required=True, help="<sequence>/<frame>.png")
+    add("--set", dest="gt_set", default="val", metavar="NAME", help="list in ImageSets (default: %(default)s)")
+    add("--sequences", metavar="NAMES", help="only these, separated by commas")
+    add(
+        "--task",
+        choices=["semi-supervised", "unsupervised"],
+        default="unsupervised",
+        help="davis: ids are objects, or proposals to be matched (default: %(default)s)",
     )
-    parser.add_argument("--sequences", help="only these, separated by commas")
-    parser.add_argument(
-        "--do_not_skip_first_and_last_frame", "-d", action="store_true", help="vos-benchmark: score all frames"
-    )
-    parser.add_argument(
+    add("--protocol", choices=["davis", "vos-benchmark"], default="davis", help="(default: %(default)s)")
+    add("--do_not_skip_first_and_last_frame", "-d", action="store_true", help="vos-benchmark: score all frames")
+    add(
         "--objects",
         choices=["first-frame", "present"],
         default="first-frame",
-        help="davis: ids 1 to the highest of the first frame (official), or only those that occur in it",
+        help="davis: ids 1 to the highest of the first frame (default), or only those that occur in it",
     )
-    parser.add_argument("--csv_dir", type=Path, help="where the CSV files go (default: the results folder)")
-    add_common_arguments(parser)
+    add("--csv_dir", type=Path, metavar="DIR", help="where the CSV files go (default: the results folder)")
+    add("--json", type=Path, metavar="FILE", help="write all values as fractions, unrounded")
+    add("--workers", "-n", "--num_processes", type=int, metavar="N", help="processes (default: one per CPU)")
+    add("--allow_missing", action="store_true", help="score missing predictions as empty ones and say how many")
+    add("--allow_extra", action="store_true", help="ignore predictions of frames or sequences that are not scored")
+    add("--uint8_decay", action="store_true", help="8-bit decay bins, as the official code")
     return parser
 
 
-def official_main(argv: Sequence[str]) -> int:
+def official_main(argv: Sequence[str], prog: str | None = None) -> int:
     """Evaluate label maps; returns the exit status.
 
     Raises:
         InputError: wrong options or input.
     """
-    args = official_parser().parse_args(argv)
+    args = official_parser(prog).parse_args(argv)
     protocol = _protocol(args)
     dataset = _dataset(args, protocol)
     scores = summarise(protocol, score_dataset(dataset, args.workers), args.uint8_decay)
-    paths = write_csvs(scores, args.csv_dir or args.results_path, args.gt_set)
+    write_csvs(scores, args.csv_dir or args.results_path, args.gt_set)
     if args.json:
-        with disk_errors(args.json):
-            write_json(args.json, scores.as_json())
-    rows = {name: [scores.region[name].mean, scores.boundary[name].mean] for name in scores.region}
-    sys.stdout.write(_table(["J-Mean", "F-Mean"], rows))
-    sys.stdout.write(_table(list(scores.totals), {protocol.name: list(scores.totals.values())}))
+        save_json(args.json, scores.as_json())
+    rows = [(name, [j.mean, scores.boundary[name].mean]) for name, j in scores.region.items()]
+    sys.stdout.write(table(rows, ["J-Mean", "F-Mean"]) + "\n\n")
+    sys.stdout.write(table([(protocol.name, list(scores.totals.values()))], list(scores.totals)) + "\n")
     sys.stdout.write(f"missing predictions scored as empty: {scores.missing}\n" if scores.missing else "")
-    sys.stdout.write("".join(f"wrote {path}\n" for path in paths))
     return 0
 
 
@@ -109,11 +106,12 @@ def _dataset(args: argparse.Namespace, protocol: Protocol) -> Dataset:
 
 
 def add_four_annotator_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that only the four-annotator protocol of `utils/eval_davis.py` has."""
-    parser.add_argument("--davis_path", type=Path, help="four-annotators: root of a DAVIS 2017 tree")
-    parser.add_argument("--set", dest="gt_set", default="val", help="four-annotators: list in ImageSets")
-    parser.add_argument("--csv_dir", type=Path, help="four-annotators: write anno_<a>/*.csv of the official tool")
-    parser.add_argument("--uint8_decay", action="store_true", help="8-bit decay bins, as the official code")
+    """Options that only the four-annotator protocol of `eval davis` has."""
+    add = parser.add_argument_group("options of --protocol four-annotators").add_argument
+    add("--davis_path", type=Path, metavar="DIR", help="root of a DAVIS 2017 tree")
+    add("--set", default="val", metavar="NAME", help="list in ImageSets (default: %(default)s)")
+    add("--csv_dir", type=Path, metavar="DIR", help="write anno_<a>/*.csv of the official tool")
+    add("--uint8_decay", action="store_true", help="8-bit decay bins, as the official code")
 
 
 def run_four_annotators(args: argparse.Namespace) -> int:
@@ -128,36 +126,24 @@ def run_four_annotators(args: argparse.Namespace) -> int:
     """
     if args.davis_path is None:
         raise InputError("--protocol four-annotators needs --davis_path, the root of a DAVIS 2017 tree")
-    # Options of the expression-wise protocol; ignoring one would be a silent surprise.
-    for name, unused in (("iou_path", None), ("csv", None), ("per_frame", False), ("on_failure", "error")):
-        if getattr(args, name) != unused:
-            raise InputError(f"--{name} belongs to --protocol expression-wise")
     datasets = annotator_datasets(
         args.davis_path,
         args.mevis_exp_path,
         Predictions(args.mevis_pred_path, args.read_png == "opencv"),
-        args.gt_set,
+        args.set,
         args.allow_missing,
         args.allow_extra,
     )
     scores = evaluate_four_annotators(datasets, args.workers, args.uint8_decay)
-    rows = {f"anno_{a}": list(part.totals.values()) for a, part in enumerate(scores.annotators)}
+    rows = [(f"anno_{a}", list(part.totals.values())) for a, part in enumerate(scores.annotators)]
     if args.csv_dir:
-        for name, part in zip(rows, scores.annotators, strict=True):
+        for (name, _), part in zip(rows, scores.annotators, strict=True):
             with disk_errors(args.csv_dir):
                 (args.csv_dir / name).mkdir(parents=True, exist_ok=True)
-            write_csvs(part, args.csv_dir / name, args.gt_set, FOUR_ANNOTATOR_DIGITS)
+            write_csvs(part, args.csv_dir / name, args.set, FOUR_ANNOTATOR_DIGITS)
     if args.json:
-        with disk_errors(args.json):
-            write_json(args.json, scores.as_json())
-    sys.stdout.write(_table(list(scores.totals), {**rows, "mean": list(scores.totals.values())}))
+        save_json(args.json, scores.as_json())
+    rows.append(("mean", list(scores.totals.values())))
+    sys.stdout.write(table(rows, list(scores.totals)) + "\n")
     sys.stdout.write(f"missing masks scored as empty: {scores.missing}\n" if scores.missing else "")
     return 0
-
-
-def _table(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> str:
-    """A table in percent."""
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{c:>10}" for c in columns)]
-    lines += [f"{name:<{width}}" + "".join(f"{100 * v:10.2f}" for v in values) for name, values in rows.items()]
-    return "\n".join(lines) + "\n\n"

@@ -16,9 +16,10 @@ from typing import Any
 from glus.errors import InputError
 from glus.evaluation.davis import LabelFolder, Protocol, Sequence, SequenceScores, score_sequence
 from glus.evaluation.labels import folder_names
+from glus.evaluation.output import save_text
 from glus.evaluation.parallel import map_items
 from glus.evaluation.statistics import Statistics, dataset_means, statistics
-from glus.io import disk_errors, safe_name, write_bytes
+from glus.io import safe_name
 
 logger = logging.getLogger(__name__)
 
@@ -234,8 +235,8 @@ def vos_benchmark_csv(scores: DavisScores) -> str:
     return "\n".join(rows) + "\n"
 
 
-def write_csvs(scores: DavisScores, folder: Path, set_name: str, digits: int = 3) -> list[Path]:
-    """Write the files of the original tool into `folder`; returns their paths."""
+def write_csvs(scores: DavisScores, folder: Path, set_name: str, digits: int = 3) -> None:
+    """Write the files of the original tool into `folder`."""
     if scores.protocol.objects == "all":
         texts = {"results.csv": vos_benchmark_csv(scores)}
     else:
@@ -243,7 +244,5 @@ def write_csvs(scores: DavisScores, folder: Path, set_name: str, digits: int = 3
             f"global_results-{set_name}.csv": global_csv(scores, digits),
             f"per-sequence_results-{set_name}.csv": per_sequence_csv(scores, digits),
         }
-    with disk_errors(folder):
-        for name, text in texts.items():
-            write_bytes(folder / name, text.encode())
-    return [folder / name for name in texts]
+    for name, text in texts.items():
+        save_text(folder / name, text)

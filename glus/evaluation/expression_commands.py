@@ -1,17 +1,15 @@
-"""The commands behind `utils/eval_{mevis,davis,revos,reason_vos,refytvos}.py`; flags as in the original scripts.
+"""The evaluators of expressions (`glus.evaluation.command` lists them); flags as in the original scripts.
 
-Each builds `VideoJob`s from its files; scoring, the policy for faults and the outputs are common to all.
+Each builds `VideoJob`s from its files; `glus.evaluation.expression_run` does the rest. `prog` is what help and
+messages call the command (None: the name of the running script).
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from glus.errors import InputError
 from glus.evaluation import revos
@@ -26,107 +24,25 @@ from glus.evaluation.expression_files import (
     read_mask_lists,
     read_videos,
 )
-from glus.evaluation.expression_report import (
-    OnFailure,
-    Scored,
-    csv_text,
-    result_dict,
-    save_frame_scores,
-    save_json,
-    save_text,
-    table,
-)
-from glus.evaluation.expressions import Expression, ForegroundSpec, VideoJob, score_video
-from glus.evaluation.parallel import map_items
+from glus.evaluation.expression_run import PRED_HELP, make_parser, original_scores, print_totals, save, score
+from glus.evaluation.expressions import Expression, ForegroundSpec, VideoJob
+from glus.evaluation.output import csv_text, save_json, save_text
 from glus.evaluation.tracks import PngTrack, RleTrack, Track
 from glus.io import field, safe_name
 
-logger = logging.getLogger(__name__)
-
-# What each original tool did with an expression whose files are at fault (`--on_failure original`).
-_ORIGINAL_POLICY: dict[str, OnFailure] = {
-    "mevis": "drop",
-    "davis": "drop",
-    "revos": "zero",
-    "reason_vos": "drop",
-    "refytvos": "drop",
+_DAVIS_OPTIONS = {
+    "expression-wise": ("mevis_mask_path", "save_name", "iou_path", "csv", "per_frame", "on_failure"),
+    "four-annotators": ("davis_path", "set", "csv_dir", "uint8_decay"),
 }
-_PRED_HELP = "folder <video>/<exp_id>/<frame>.png, or one JSON of run-length codes"
-_ABSENT_IS_ZERO = ("mevis", "davis")
-
-
-def _parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all expression evaluators share."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Exit status 2: the input is at fault, and every fault is listed.",
-    )
-    add = parser.add_argument
-    add("--json", type=Path, metavar="FILE", help="write totals and per-expression values as fractions, unrounded")
-    add("--csv", type=Path, metavar="FILE", help="write per-expression values as CSV")
-    add("--per_frame", action="store_true", help="put the values of every frame into the JSON too")
-    add("--iou_path", type=Path, metavar="DIR", help="write per-frame J to DIR/<video>/<exp_id>.json")
-    add("--workers", type=int, help="processes (default: one per CPU)")
-    add("--allow_missing", action="store_true", help="score missing masks as empty ones and say how many")
-    add("--allow_extra", action="store_true", help="ignore masks of frames that are not scored")
-    add(
-        "--on_failure",
-        choices=("error", "zero", "drop", "original"),
-        default="error",
-        help="expressions with faulty files: stop, count as 0, leave out, or what the original tool does",
-    )
-    add(
-        "--read_png",
-        choices=("values", "opencv"),
-        default="values",
-        help="foreground: stored value not zero, or not black in OpenCV's gray conversion (the original tools)",
-    )
-    return parser
-
-
-def _score(protocol: str, jobs: Sequence[VideoJob], args: argparse.Namespace) -> Scored:
-    """Score all jobs and apply the policy for faults."""
-    if args.workers is not None and args.workers < 1:
-        raise InputError(f"--workers must be at least 1, found {args.workers}")
-    start = time.monotonic()
-    results = map_items(score_video, jobs, args.workers, protocol)
-    policy: OnFailure = _ORIGINAL_POLICY[protocol] if args.on_failure == "original" else args.on_failure
-    absent_is_zero = args.on_failure == "original" and protocol in _ABSENT_IS_ZERO
-    scored = Scored([one for result in results for one in result], policy, absent_is_zero)
-    logger.info("scored %d expressions in %.1f s", len(scored.kept), time.monotonic() - start)
-    return scored
-
-
-def _save(protocol: str, scored: Scored, args: argparse.Namespace, extra: dict[str, Any] | None = None) -> None:
-    """Write the outputs common to all protocols; `extra` goes into the JSON."""
-    metrics = ("J", "F", "A", "R") if protocol == "revos" else ("J", "F")
-    if args.json:
-        result = result_dict(protocol, scored, metrics, args.per_frame)
-        save_json(args.json, {**result, "read_png": args.read_png, "on_failure": args.on_failure, **(extra or {})})
-    if args.csv:
-        rows = result_dict(protocol, scored, metrics, per_frame=False)["expressions"]
-        save_text(args.csv, csv_text(["video", "exp_id", *metrics, "J&F", "missing_frames"], rows))
-    if args.iou_path:
-        save_frame_scores(args.iou_path, scored)
-
-
-def _original_scores(scored: Scored, key: Callable[[Expression], str]) -> dict[str, list[float]]:
-    """`{key: [J, F]}`, the result file of the original eval_mevis and eval_reason_vos."""
-    values = {key(s.expression): [scored.mean(s, "J"), scored.mean(s, "F")] for s in scored.kept}
-    if len(values) < len(scored.kept):
-        raise InputError("video and expression ids joined by _ are ambiguous; use --json and no --save_name")
-    return values
-
-
-def _print_totals(scored: Scored) -> None:
-    region, boundary = scored.total("J"), scored.total("F")
-    name = f"{len(scored.kept)} expressions"
-    sys.stdout.write(table([(name, [region, boundary, (region + boundary) / 2])], ["J", "F", "J&F"]) + "\n")
 
 
 def _video_key(expression: Expression) -> str:
     return f"{expression.video}_{expression.exp_id}"
+
+
+def _beside(predictions: Path) -> Path:
+    """The folder that holds the predictions, where some of the original tools put their results."""
+    return predictions.absolute().parent
 
 
 def _rle_jobs(
@@ -166,13 +82,19 @@ def _rle_jobs(
     return jobs
 
 
-def mevis_main(argv: Sequence[str]) -> int:
+def mevis_main(argv: Sequence[str], prog: str | None = None) -> int:
     """MeViS valid_u (evaluation.md 3.1)."""
-    parser = _parser("J and F on MeViS valid_u.")
-    parser.add_argument("--mevis_exp_path", type=Path, required=True, help="meta_expressions.json")
-    parser.add_argument("--mevis_mask_path", type=Path, required=True, help="mask_dict.json")
-    parser.add_argument("--mevis_pred_path", type=Path, required=True, help=_PRED_HELP)
-    parser.add_argument("--save_name", type=Path, default="mevis_test.json", help="per-expression [J, F]")
+    parser = make_parser("J and F on MeViS valid_u.", prog)
+    parser.add_argument("--mevis_exp_path", type=Path, metavar="FILE", required=True, help="meta_expressions.json")
+    parser.add_argument("--mevis_mask_path", type=Path, metavar="FILE", required=True, help="mask_dict.json")
+    parser.add_argument("--mevis_pred_path", type=Path, metavar="PATH", required=True, help=PRED_HELP)
+    parser.add_argument(
+        "--save_name",
+        type=Path,
+        metavar="FILE",
+        default="mevis_test.json",
+        help="[J, F] of each expression (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     exp_path = args.mevis_exp_path
     jobs = _rle_jobs(
@@ -182,28 +104,41 @@ def mevis_main(argv: Sequence[str]) -> int:
         args.mevis_pred_path,
         lambda video, entry: id_list(entry.fields, "anno_id", exp_path, entry.where),
     )
-    scored = _score("mevis", jobs, args)
-    save_json(args.save_name, _original_scores(scored, _video_key))
-    _save("mevis", scored, args)
-    _print_totals(scored)
+    scored = score("mevis", jobs, args)
+    save_json(args.save_name, original_scores(scored, _video_key))
+    save("mevis", scored, args)
+    print_totals(scored)
     return 0
 
 
-def davis_main(argv: Sequence[str]) -> int:
+def davis_main(argv: Sequence[str], prog: str | None = None) -> int:
     """Ref-DAVIS17, expression by expression (evaluation.md 3.2) or by the four-annotator protocol (3.3)."""
-    parser = _parser("J and F on Ref-DAVIS17.")
-    parser.add_argument("--mevis_exp_path", type=Path, required=True, help="meta_expressions.json")
-    parser.add_argument("--mevis_mask_path", type=Path, help="mask_dict.json; numbered by sorted video and id")
-    parser.add_argument("--mevis_pred_path", type=Path, required=True, help=_PRED_HELP)
-    parser.add_argument("--save_name", default="david17_val.json", help="percent totals, beside the predictions")
-    parser.add_argument("--protocol", choices=("expression-wise", "four-annotators"), default="expression-wise")
+    parser = make_parser("J and F on Ref-DAVIS17.", prog)
+    parser.add_argument("--mevis_exp_path", type=Path, metavar="FILE", required=True, help="meta_expressions.json")
+    parser.add_argument(
+        "--mevis_mask_path", type=Path, metavar="FILE", help="mask_dict.json; numbered by sorted video and id"
+    )
+    parser.add_argument("--mevis_pred_path", type=Path, metavar="PATH", required=True, help=PRED_HELP)
+    parser.add_argument(
+        "--save_name",
+        metavar="FILE",
+        default="david17_val.json",
+        help="percent totals, beside the predictions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("expression-wise", "four-annotators"),
+        default="expression-wise",
+        help="see docs/evaluation.md (default: %(default)s)",
+    )
     add_four_annotator_arguments(parser)
     args = parser.parse_args(argv)
+    for protocol, names in _DAVIS_OPTIONS.items():
+        for name in names:  # ignoring one would be a silent surprise
+            if protocol != args.protocol and getattr(args, name) != parser.get_default(name):
+                raise InputError(f"--{name} belongs to --protocol {protocol}")
     if args.protocol == "four-annotators":
         return run_four_annotators(args)
-    for name in ("davis_path", "csv_dir", "uint8_decay"):
-        if getattr(args, name) != parser.get_default(name):
-            raise InputError(f"--{name} belongs to --protocol four-annotators")
     if args.mevis_mask_path is None:
         raise InputError("--protocol expression-wise needs --mevis_mask_path")
     numbers = davis_numbers(read_videos(args.mevis_exp_path))
@@ -214,15 +149,13 @@ def davis_main(argv: Sequence[str]) -> int:
         args.mevis_pred_path,
         lambda video, entry: (str(numbers[video.name, entry.exp_id]),),
     )
-    scored = _score("davis", jobs, args)
+    scored = score("davis", jobs, args)
     region, boundary = scored.total("J"), scored.total("F")
     totals = {"J": region, "F": boundary, "J&F": (region + boundary) / 2}
-    save_json(
-        Predictions(args.mevis_pred_path).beside / args.save_name,
-        {name: round(100 * value, 2) for name, value in totals.items()},
-    )
-    _save("davis", scored, args)
-    _print_totals(scored)
+    percent = {name: round(100 * value, 2) for name, value in totals.items()}
+    save_json(_beside(args.mevis_pred_path) / args.save_name, percent)
+    save("davis", scored, args)
+    print_totals(scored)
     return 0
 
 
@@ -236,15 +169,27 @@ def davis_numbers(videos: Iterable[Video]) -> dict[tuple[str, str], int]:
     return {pair: number for number, pair in enumerate(pairs)}
 
 
-def revos_main(argv: Sequence[str]) -> int:
+def revos_main(argv: Sequence[str], prog: str | None = None) -> int:
     """ReVOS (evaluation.md 3.4)."""
-    parser = _parser("J, F, accuracy and robustness on ReVOS.")
-    parser.add_argument("--visa_exp_path", type=Path, required=True, help="meta_expressions JSON")
-    parser.add_argument("--visa_mask_path", type=Path, required=True, help="mask_dict.json")
-    parser.add_argument("--visa_foreground_mask_path", type=Path, required=True, help="mask_dict_foreground.json")
-    parser.add_argument("--visa_pred_path", type=Path, required=True, help=_PRED_HELP)
-    parser.add_argument("--save_json_name", default="revos_valid.json", help="totals, beside the predictions")
-    parser.add_argument("--save_csv_name", default="revos_valid.csv", help="expressions, beside the predictions")
+    parser = make_parser("J, F, accuracy and robustness on ReVOS.", prog)
+    parser.add_argument("--visa_exp_path", type=Path, metavar="FILE", required=True, help="meta_expressions JSON")
+    parser.add_argument("--visa_mask_path", type=Path, metavar="FILE", required=True, help="mask_dict.json")
+    parser.add_argument(
+        "--visa_foreground_mask_path", type=Path, metavar="FILE", required=True, help="mask_dict_foreground.json"
+    )
+    parser.add_argument("--visa_pred_path", type=Path, metavar="PATH", required=True, help=PRED_HELP)
+    parser.add_argument(
+        "--save_json_name",
+        metavar="FILE",
+        default="revos_valid.json",
+        help="totals, beside the predictions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--save_csv_name",
+        metavar="FILE",
+        default="revos_valid.csv",
+        help="expressions, beside the predictions (default: %(default)s)",
+    )
     revos.add_arguments(parser)
     args = parser.parse_args(argv)
     if not 1 <= args.pixel_value <= 255:
@@ -268,44 +213,52 @@ def revos_main(argv: Sequence[str]) -> int:
         lambda entry: int(field(entry.fields, "type_id", int, exp_path, entry.where)),
         foreground,
     )
-    scored = _score("revos", jobs, args)
+    scored = score("revos", jobs, args)
     unrounded = revos.group_results(scored, "none")
     shown = revos.group_results(scored, args.rounding)
-    beside = Predictions(args.visa_pred_path).beside
+    beside = _beside(args.visa_pred_path)
     save_json(beside / args.save_json_name, shown)
     save_text(beside / args.save_csv_name, csv_text(revos.CSV_COLUMNS, revos.csv_rows(scored)))
-    _save("revos", scored, args, revos.json_fields(unrounded, args))
+    save("revos", scored, args, revos.json_fields(unrounded, args))
     sys.stdout.write(revos.text(shown, args) + "\n")
     return 0
 
 
-def reason_vos_main(argv: Sequence[str]) -> int:
+def reason_vos_main(argv: Sequence[str], prog: str | None = None) -> int:
     """ReasonVOS (evaluation.md 3.5)."""
-    parser = _parser("J and F on ReasonVOS.")
-    parser.add_argument("--meta_exp_path", type=Path, required=True, help="meta_expressions.json")
-    parser.add_argument("--mask_path", type=Path, required=True, help="folder of <source>_<video>_<obj_id>")
-    parser.add_argument("--pred_path", type=Path, required=True, help=_PRED_HELP)
-    parser.add_argument("--save_name", type=Path, default="./reasonvos", help="per-expression [J, F]")
+    parser = make_parser("J and F on ReasonVOS.", prog)
+    parser.add_argument("--meta_exp_path", type=Path, metavar="FILE", required=True, help="meta_expressions.json")
+    parser.add_argument(
+        "--mask_path", type=Path, metavar="DIR", required=True, help="folder of <source>_<video>_<obj_id>"
+    )
+    parser.add_argument("--pred_path", type=Path, metavar="PATH", required=True, help=PRED_HELP)
+    parser.add_argument(
+        "--save_name",
+        type=Path,
+        metavar="FILE",
+        default="./reasonvos",
+        help="[J, F] of each expression (default: %(default)s)",
+    )
     parser.add_argument(
         "--pred_layout",
         choices=("video", "object"),
         default="video",
-        help="folders <video>/<exp_id>, or <source>_<video>_<obj_id>/<exp_id> (VideoLISA)",
+        help="folders <video>/<exp_id> (default), or <source>_<video>_<obj_id>/<exp_id> (VideoLISA)",
     )
     parser.add_argument(
         "--exp_folder",
         choices=("id", "position"),
         default="id",
-        help="expressions are named by their exp_id, or by their position in the list (original GLUS inference)",
+        help="folders named by exp_id (default), or by the position in the list (original GLUS inference)",
     )
     args = parser.parse_args(argv)
     keys: dict[tuple[str, str], str] = {}
     jobs = list(_reason_vos_jobs(args, keys))
-    scored = _score("reason_vos", jobs, args)
-    values = _original_scores(scored, lambda e: keys[e.video, e.exp_id])
+    scored = score("reason_vos", jobs, args)
+    values = original_scores(scored, lambda e: keys[e.video, e.exp_id])
     save_json(args.save_name, values)
-    _save("reason_vos", scored, args)
-    _print_totals(scored)
+    save("reason_vos", scored, args)
+    print_totals(scored)
     return 0
 
 
@@ -343,19 +296,21 @@ def _reason_vos_jobs(args: argparse.Namespace, keys: dict[tuple[str, str], str])
             )
 
 
-def refytvos_main(argv: Sequence[str]) -> int:
+def refytvos_main(argv: Sequence[str], prog: str | None = None) -> int:
     """Ref-YouTube-VOS with local masks: `<mask_path>/<video>/<frame>.png` label maps (evaluation.md 2.1, 4)."""
-    parser = _parser("J and F on Ref-YouTube-VOS, or any set of that layout, with local label maps.")
-    parser.add_argument("--meta_exp_path", type=Path, required=True, help="meta_expressions.json with obj_id")
-    parser.add_argument("--mask_path", type=Path, required=True, help="folder Annotations")
-    parser.add_argument("--pred_path", type=Path, required=True, help=_PRED_HELP)
+    parser = make_parser("J and F on Ref-YouTube-VOS, or any set of that layout, with local label maps.", prog)
+    parser.add_argument(
+        "--meta_exp_path", type=Path, required=True, metavar="FILE", help="meta_expressions.json with obj_id"
+    )
+    parser.add_argument("--mask_path", type=Path, metavar="DIR", required=True, help="folder Annotations")
+    parser.add_argument("--pred_path", type=Path, metavar="PATH", required=True, help=PRED_HELP)
     parser.add_argument(
         "--only_annotated", action="store_true", help="score only the frames that have a label map (else: a fault)"
     )
     args = parser.parse_args(argv)
-    scored = _score("refytvos", list(_refytvos_jobs(args)), args)
-    _save("refytvos", scored, args, {"only_annotated": args.only_annotated})
-    _print_totals(scored)
+    scored = score("refytvos", list(_refytvos_jobs(args)), args)
+    save("refytvos", scored, args, {"only_annotated": args.only_annotated})
+    print_totals(scored)
     return 0
 
 

@@ -144,8 +144,3 @@ class Predictions:
         if masks is None:
             return None, place
         return RleTrack(expect(masks, list, self.path, f"{video}.{exp_id}"), place), place
-
-    @property
-    def beside(self) -> Path:
-        """The folder that holds the predictions, where some of the original tools put their results."""
-        return self.path.absolute().parent

@@ -1,9 +1,7 @@
-"""From the scores of expressions to results: faults, totals, tables and files."""
+"""From the scores of expressions to results: faults, totals and files."""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 
 from glus.errors import InputError
 from glus.evaluation.expressions import ExpressionScores
-from glus.io import disk_errors, write_bytes, write_json
+from glus.io import disk_errors, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -112,47 +110,16 @@ def result_dict(protocol: str, scored: Scored, metrics: Sequence[str], per_frame
     }
 
 
-def table(rows: Sequence[tuple[str, Sequence[float | None]]], columns: Sequence[str]) -> str:
-    """A text table of fractions in percent; None shows as a dash."""
-    width = max(len(name) for name, _ in rows)
-    lines = [" " * width + "".join(f"{c:>9}" for c in columns)]
-    for name, values in rows:
-        cells = "".join(f"{'-' if v is None else f'{100 * v:.2f}':>9}" for v in values)
-        lines.append(f"{name:<{width}}{cells}")
-    return "\n".join(lines)
-
-
-def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """CSV with a header line."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def save_text(path: Path, text: str) -> None:
-    """Write a text file atomically; an OutputError when that is impossible."""
-    with disk_errors(path):
-        write_bytes(path, text.encode("utf-8"))
-
-
-def save_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; an OutputError when that is impossible."""
-    with disk_errors(path):
-        write_json(path, value)
-
-
 def save_frame_scores(folder: Path, scored: Scored) -> None:
     """Write J of every frame, in sorted frame order, to `<folder>/<video>/<exp_id>.json` (evaluation.md 4).
 
     Numbers keep all their digits (they read back as the same float). Failed expressions get no file.
     """
-    for s in scored.kept:
-        if s.faults:
-            continue
+    sound = [s for s in scored.kept if not s.faults]
+    for s in sound:
         target = folder / s.expression.video / f"{s.expression.exp_id}.json"
         order = sorted(range(len(s.frames)), key=lambda i: s.frames[i])
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_json(target, [s.region[i] for i in order], indent=None)
+    logger.info("wrote %s/<video>/<exp_id>.json of %d expressions", folder, len(sound))

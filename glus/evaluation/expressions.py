@@ -267,7 +267,7 @@ class _Scorer:
             for key in self.expression.annotations:
                 count += truth.single(key).unpack()
             accuracy, robustness = metrics.accuracy_robustness_of_values(
-                count, self._values(spec, truth, pred), foreground.unpack()
+                count, self._values(spec, truth, pred), foreground
             )
         self.scores.accuracy.append(accuracy)
         self.scores.robustness.append(robustness)
@@ -277,7 +277,7 @@ class _Scorer:
         track = self.expression.prediction
         if spec.encoding == "as-read" and track is not None and truth.frame not in self.gone:
             return track.gray(truth.index, truth.frame)
-        return pred.unpack().astype(np.uint8) * np.uint8(spec.value)
+        return pred.unpack().view(np.uint8) * np.uint8(spec.value)
 
     def finish(self) -> ExpressionScores:
         self.scores.faults = list(self.faults)

@@ -6,6 +6,7 @@ evaluation.md 5.2 and 6).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,19 @@ def present_ids(labels: LabelMap) -> list[int]:
     return [int(i) for i in np.flatnonzero(flags) if i]
 
 
-def frame_names(folder: Path) -> list[str]:
-    """Sorted names, without suffix, of the PNG files in `folder`; empty when there is no such folder."""
-    if not folder.is_dir():
+def listing(folder: Path) -> list[str]:
+    """Names in a folder; none where there is no such folder. Raises InputError when it cannot be listed."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(p.stem for p in folder.iterdir() if p.suffix == ".png" and not p.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
+
+
+def frame_names(folder: Path) -> list[str]:
+    """Sorted names, without suffix, of the PNG files in `folder`; see `listing`."""
+    return sorted(name[:-4] for name in listing(folder) if name.endswith(".png") and not name.startswith("."))
 
 
 def folder_names(root: Path) -> list[str]:

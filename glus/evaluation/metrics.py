@@ -122,7 +122,7 @@ def accuracy_robustness(gt: BitMask, pred: BitMask, foreground: BitMask) -> tupl
 
 
 def accuracy_robustness_of_values(
-    gt_count: NDArray[np.uint8], pred_value: NDArray[np.uint8], foreground: NDArray[np.bool_]
+    gt_count: NDArray[np.uint8], pred_value: NDArray[np.uint8], foreground: BitMask
 ) -> tuple[float, float]:
     """A and R as the published tools compute them, on pixel values.
 
@@ -131,5 +131,5 @@ def accuracy_robustness_of_values(
     """
     wrapped = (np.uint8(1) - gt_count) * pred_value
     false_positives = int(wrapped.sum(dtype=np.int64))
-    robustness = max(1 - false_positives / (int(np.count_nonzero(foreground)) + 1e-6), 0.0)
+    robustness = max(1 - false_positives / (foreground.area() + 1e-6), 0.0)
     return int(np.count_nonzero(gt_count == pred_value)) / gt_count.size, robustness

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from glus.errors import InputError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -34,8 +36,11 @@ def map_items(
         workers: processes; None for one per processor. 1 works in this process.
 
     Raises:
+        InputError: less than one worker.
         whatever `function` raises, and `BrokenProcessPool` when a worker is killed; the rest is abandoned.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be at least 1, found {workers}")
     workers = min(default_workers() if workers is None else workers, len(items))
     with tqdm(total=len(items), desc=label, unit=unit, disable=None) as bar:
         if workers <= 1:

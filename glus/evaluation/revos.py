@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from glus.errors import InputError
-from glus.evaluation.expression_report import Scored, table
+from glus.evaluation.expression_report import Scored
 from glus.evaluation.expressions import ExpressionScores
+from glus.evaluation.output import table
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--robustness",
         choices=("binary", "as-published", "as-read"),
         default="binary",
-        help="pixels in A and R: masks as 0/1; --pixel_value for the object, with the uint8 arithmetic of the "
-        "published tools; or the same with the gray values of the files",
+        help="pixels in A and R: masks as 0/1 (default); --pixel_value for the object, with the uint8 arithmetic "
+        "of the published tools; or the same with the gray values of the files",
     )
-    parser.add_argument("--pixel_value", type=int, default=255, help="gray value for --robustness as-published")
+    parser.add_argument(
+        "--pixel_value",
+        type=int,
+        default=255,
+        metavar="V",
+        help="gray value for --robustness as-published (default: %(default)s)",
+    )
     parser.add_argument(
         "--rounding",
         choices=("per-expression", "none"),
         default="per-expression",
         help="table and original-style JSON: percent of each expression rounded to 2 decimals before averaging "
-        "(as published), or not; --json is never rounded",
+        "(default, as published), or not; --json is never rounded",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from glus.errors import InputError
 from glus.evaluation import png
 from glus.evaluation.bitmask import MAX_PIXELS, BitMask
+from glus.evaluation.labels import frame_names, listing
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RleTrack:
         mask = self.mask(index, name)
         if mask is None:
             raise InputError(f"{self.where}, frame {name}: no mask")
-        return mask.unpack().astype(np.uint8)
+        return mask.unpack().view(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ class PngTrack:
 
     def names(self) -> list[str]:
         """Sorted names of the frames that have a file; none where there is no folder."""
-        found = _listing(self.folder)
-        return sorted(name[:-4] for name in found if name.endswith(".png") and not name.startswith("."))
+        return frame_names(self.folder)
 
     def fault(self, frames: Sequence[str]) -> str | None:
         return None if self.folder.is_dir() else f"{self.folder}: no such folder ({len(frames)} frames)"
@@ -116,17 +115,8 @@ class PngTrack:
 
     def hint(self, name: str) -> str:
         """What lies there instead of a missing mask, for messages."""
-        others = sorted(other for other in _listing(self.folder) if other.startswith(f"{name}."))
+        others = sorted(other for other in listing(self.folder) if other.startswith(f"{name}."))
         return f" (there is {others[0]}; masks must be .png)" if others else ""
 
 
 Track = RleTrack | PngTrack
-
-
-def _listing(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None

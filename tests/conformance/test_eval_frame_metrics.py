@@ -100,5 +100,5 @@ def test_accuracy_and_robustness(golden: Callable[[str], Path]) -> None:
                     found = accuracy_robustness(*map(BitMask.pack, (gt, pred, foreground)))
                 else:
                     values = (pred > 0).astype(np.uint8) * np.uint8(encoding.removeprefix("gray"))
-                    found = accuracy_robustness_of_values(gt, values, foreground > 0)
+                    found = accuracy_robustness_of_values(gt, values, BitMask.pack(foreground))
                 assert found == near(want), encoding

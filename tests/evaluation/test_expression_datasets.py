@@ -39,7 +39,7 @@ def test_davis_numbers_masks_by_sorted_text(data: Data) -> None:
     }
 
 
-@pytest.mark.parametrize("option", [["--uint8_decay"], ["--davis_path", "x"]])
+@pytest.mark.parametrize("option", [["--uint8_decay"], ["--davis_path", "x"], ["--set", "x"]])
 def test_options_of_the_other_davis_protocol_are_refused(data: Data, option: list[str]) -> None:
     with pytest.raises(InputError, match=f"{option[0]} belongs to --protocol four-annotators"):
         davis_main(data.flags(*option))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from expression_data import FRAMES, SHAPE, Data
 
+from glus.evaluation import command
 from glus.masks import encode_rle, write_mask_png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -264,12 +266,34 @@ def test_video_without_any_ground_truth(data: Data) -> None:
     assert data.mevis("--allow_missing")["J&F"] == 1
 
 
-@pytest.mark.parametrize("tool", ["mevis", "davis", "revos", "reason_vos", "refytvos"])
-def test_scripts_show_help(tool: str) -> None:
-    script = ROOT / "utils" / f"eval_{tool}.py"
-    run = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
-    assert run.returncode == 0
-    assert "--allow_missing" in run.stdout
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_every_evaluator_is_a_script_and_a_command(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "utils" / f"eval_{name.replace('-', '_')}.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(script), run_name="__main__")
+    of_script = capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        command.main([name, "--help"])
+    of_command = capsys.readouterr().out
+    assert of_script.startswith(f"usage: {script.name} ")
+    assert of_command.startswith(f"usage: python -m glus eval {name} ")
+    options = "\noptions:"
+    assert of_script.split(options)[1] == of_command.split(options)[1]
+
+
+def test_table_of_commands(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["mevis", *data.flags()]) == 0
+    assert (data.root / "all.json").exists()
+    capsys.readouterr()
+    assert command.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("  ")] == list(command.COMMANDS)
+    assert command.main([]) == 2
+    assert command.main(["davis17"]) == 2
+    assert "unknown data set 'davis17'" in capsys.readouterr().err
 
 
 def test_exit_status(data: Data) -> None:

@@ -124,8 +124,9 @@ def test_faults_of_the_expression_file(dataset: Path, change: Any, message: str)
 
 
 def test_options_of_the_other_protocol_are_refused(dataset: Path) -> None:
-    with pytest.raises(InputError, match="--iou_path belongs to"):
-        run(dataset, "--iou_path", str(dataset / "iou"))
+    for option in ("iou_path", "csv", "save_name", "mevis_mask_path"):
+        with pytest.raises(InputError, match=f"--{option} belongs to --protocol expression-wise"):
+            run(dataset, f"--{option}", str(dataset / "x"))
 
 
 def test_merging_binary_masks_equals_merging_scores() -> None:
