@@ -54,9 +54,7 @@ def make_tokenizer(seed: int) -> GlusTokenizer:
 def make(seed: int) -> GLUS:
     tokenizer = make_tokenizer(seed)
     config = load_yaml(ModelConfig, ROOT / "configs" / "glus_tiny.yaml")
-    config = dataclasses.replace(
-        config, language=dataclasses.replace(config.language, vocab_size=len(tokenizer))
-    )
+    config = dataclasses.replace(config, language=dataclasses.replace(config.language, vocab_size=len(tokenizer)))
     model = fresh_model(config, tokenizer, seed)
     # Without training nothing makes the model answer [SEG]: tie its output row to the last prompt token's state.
     last = tokenizer.encode_with_images(window_prompt("it", 1))[-1]

@@ -49,9 +49,7 @@ class Report:
 
     def text(self, everything: bool = False) -> str:
         """The report as lines; without `everything` only the first faults."""
-        lines = [
-            f"{self.dataset} {self.set_name}: " + ", ".join(f"{n} {what}" for what, n in self.counts.items())
-        ]
+        lines = [f"{self.dataset} {self.set_name}: " + ", ".join(f"{n} {what}" for what, n in self.counts.items())]
         lines += [f"note: {note}" for note in self.notes]
         shown = self.faults if everything else self.faults[:_SHOWN]
         lines += [f"fault: {fault}" for fault in shown]
@@ -318,9 +316,7 @@ def _labels(report: Report, file: Path, size: tuple[int, int] | None) -> set[int
         report.faults.append(str(error))
         return set()
     if size is not None and labels.shape != size:
-        report.faults.append(
-            f"{file}: mask of {_by((labels.shape[0], labels.shape[1]))}, frame of {_by(size)}"
-        )
+        report.faults.append(f"{file}: mask of {_by((labels.shape[0], labels.shape[1]))}, frame of {_by(size)}")
     return set(present_ids(labels))
 
 
