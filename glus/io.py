@@ -17,6 +17,8 @@ from typing import Any
 
 from glus.errors import InputError, OutputError
 
+_TEMPORARY = ".tmp-"  # how temporary names begin
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -25,7 +27,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps the suffix of `path`, because image and video writers choose a codec by it.
     """
     target = Path(path)
-    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    temporary = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
     try:
         yield temporary
         os.replace(temporary, target)
@@ -52,7 +54,9 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS:
             raise
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
-        raise OutputError(f"cannot write {error.filename or path}: {error.strerror}; {hint}") from None
+        temporary = Path(error.filename or path).name.startswith(_TEMPORARY)
+        place = path if temporary else error.filename or path
+        raise OutputError(f"cannot write {place}: {error.strerror}; {hint}") from None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

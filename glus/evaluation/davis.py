@@ -6,6 +6,7 @@ the length of a sequence. Source: reference evaluation.md 3.6, 3.8 and 5.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -161,7 +162,14 @@ class _Reader:
     def truth(self, name: str) -> LabelMap | None:
         return self.sequence.truth.read(name, self.result.faults)
 
-    def pair(self, name: str) -> tuple[LabelMap, LabelMap] | None:
+    def pairs(self, frames: list[str]) -> Iterator[tuple[int, str, LabelMap, LabelMap]]:
+        """Index, name, ground truth and prediction of every frame without a fault."""
+        for index, name in enumerate(frames):
+            maps = self._pair(name)
+            if maps is not None:
+                yield index, name, *maps
+
+    def _pair(self, name: str) -> tuple[LabelMap, LabelMap] | None:
         """Ground truth and prediction of a frame; None when there is a fault, which is then recorded."""
         truth = self.truth(name)
         missing: list[str] = []
@@ -214,11 +222,7 @@ def _score_same(reader: _Reader, frames: list[str], ids: list[int]) -> None:
     result = reader.result
     highest = max(ids, default=0)
     values = np.zeros((len(ids), len(frames), 2))
-    for t, name in enumerate(frames):
-        maps = reader.pair(name)
-        if maps is None:
-            continue
-        truth, prediction = maps
+    for t, name, truth, prediction in reader.pairs(frames):
         if (top := int(prediction.max())) > highest:
             known = f"the highest object of the first frame is {highest}" if ids else "there are no objects"
             result.faults.append(f"{result.name}/{name}: predicted id {top}, but {known}")
@@ -239,11 +243,7 @@ def _score_matched(reader: _Reader, frames: list[str], ids: list[int]) -> None:
     result, protocol = reader.result, reader.sequence.protocol
     values = np.zeros((protocol.max_proposals + 1, len(ids), len(frames), 2))  # row 0: an empty proposal
     proposals = len(ids)
-    for t, name in enumerate(frames):
-        maps = reader.pair(name)
-        if maps is None:
-            continue
-        truth, prediction = maps
+    for t, name, truth, prediction in reader.pairs(frames):
         if (top := int(prediction.max())) > protocol.max_proposals:
             result.faults.append(
                 f"{result.name}/{name}: predicted id {top}; at most {protocol.max_proposals} proposals are allowed"
@@ -273,11 +273,7 @@ def _score_all(reader: _Reader, frames: list[str]) -> None:
     the ground truth are left out."""
     values: dict[int, list[tuple[float, float]]] = {}
     in_truth: set[int] = set()
-    for name in frames:
-        maps = reader.pair(name)
-        if maps is None:
-            continue
-        truth, prediction = maps
+    for _, _, truth, prediction in reader.pairs(frames):
         annotated = present_ids(truth)
         in_truth.update(annotated)
         ids = sorted(values.keys() | set(annotated) | set(present_ids(prediction)))

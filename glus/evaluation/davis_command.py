@@ -20,8 +20,8 @@ from glus.evaluation.davis_results import (
 )
 from glus.evaluation.expression_files import Predictions
 from glus.evaluation.four_annotators import annotator_datasets, evaluate_four_annotators
-from glus.evaluation.output import save_json, table
-from glus.io import disk_errors, safe_name
+from glus.evaluation.output import check_places, save_json, table
+from glus.io import safe_name
 
 FOUR_ANNOTATOR_DIGITS = 5  # the CSVs of the tools for Ref-DAVIS17 carry more digits than the official ones
 
@@ -71,6 +71,7 @@ def official_main(argv: Sequence[str], prog: str | None = None) -> int:
     args = official_parser(prog).parse_args(argv)
     protocol = _protocol(args)
     dataset = _dataset(args, protocol)
+    check_places(args.json)
     scores = summarise(protocol, score_dataset(dataset, args.workers), args.uint8_decay)
     write_csvs(scores, args.csv_dir or args.results_path, args.gt_set)
     if args.json:
@@ -93,16 +94,13 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 def _dataset(args: argparse.Namespace, protocol: Protocol) -> Dataset:
     if (args.gt is None) == (args.davis_path is None):
         raise InputError("give --davis_path or --gt")
-    truth, names = args.gt, None
+    truth, names, only = args.gt, None, None
     if args.sequences:
-        names = [safe_name(name, "--sequences", "name") for name in args.sequences.split(",")]
+        only = [safe_name(name, "--sequences", "name") for name in args.sequences.split(",")]
     if args.gt is None:
         task = "semi-supervised" if protocol.objects == "all" else args.task
-        truth, listed = davis_truth(args.davis_path, args.gt_set, task)
-        if unknown := sorted(set(names or ()) - set(listed)):
-            raise InputError(f"--sequences: not in the set {args.gt_set}: {', '.join(unknown)}")
-        names = names or listed
-    return folder_dataset(truth, args.results_path, protocol, names, args.allow_missing, args.allow_extra)
+        truth, names = davis_truth(args.davis_path, args.gt_set, task)
+    return folder_dataset(truth, args.results_path, protocol, names, args.allow_missing, args.allow_extra, only)
 
 
 def add_four_annotator_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +124,7 @@ def run_four_annotators(args: argparse.Namespace) -> int:
     """
     if args.davis_path is None:
         raise InputError("--protocol four-annotators needs --davis_path, the root of a DAVIS 2017 tree")
+    check_places(args.json)
     datasets = annotator_datasets(
         args.davis_path,
         args.mevis_exp_path,
@@ -138,8 +137,6 @@ def run_four_annotators(args: argparse.Namespace) -> int:
     rows = [(f"anno_{a}", list(part.totals.values())) for a, part in enumerate(scores.annotators)]
     if args.csv_dir:
         for (name, _), part in zip(rows, scores.annotators, strict=True):
-            with disk_errors(args.csv_dir):
-                (args.csv_dir / name).mkdir(parents=True, exist_ok=True)
             write_csvs(part, args.csv_dir / name, args.set, FOUR_ANNOTATOR_DIGITS)
     if args.json:
         save_json(args.json, scores.as_json())

@@ -19,7 +19,7 @@ from glus.evaluation.labels import folder_names
 from glus.evaluation.output import save_text
 from glus.evaluation.parallel import map_items
 from glus.evaluation.statistics import Statistics, dataset_means, statistics
-from glus.io import safe_name
+from glus.io import disk_errors, safe_name
 
 logger = logging.getLogger(__name__)
 
@@ -125,15 +125,22 @@ def folder_dataset(
     names: list[str] | None = None,
     allow_missing: bool = False,
     allow_extra: bool = False,
+    only: list[str] | None = None,
 ) -> Dataset:
     """Sequences in `<truth>/<name>/<frame>.png`, predicted in `<results>/<name>/<frame>.png`.
 
     Args:
         names: the sequences; None for all folders of `truth` (or of `truth/Annotations` if that exists).
+        only: score these of them, in this order.
+
+    Raises:
+        InputError: a folder is missing, or `only` names a sequence that the set lacks.
     """
     if names is None:
         truth = truth / "Annotations" if (truth / "Annotations").is_dir() else truth
         names = folder_names(truth)
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise InputError(f"--sequences: not in the set: {', '.join(unknown)}")
     faults = []
     if not allow_extra:
         extra = sorted(set(folder_names(results)) - set(names))
@@ -147,7 +154,7 @@ def folder_dataset(
             allow_missing,
             allow_extra,
         )
-        for name in names
+        for name in only or names
     ]
     return Dataset(sequences, faults)
 
@@ -199,7 +206,7 @@ def raise_faults(faults: list[str]) -> None:
     if faults:
         lines = "\n  ".join(faults)
         raise InputError(
-            f"{len(faults)} faults:\n  {lines}\n"
+            f"nothing was scored, faults: {len(faults)}\n  {lines}\n"
             "(--allow_missing scores what is missing as empty, --allow_extra ignores what is surplus)"
         )
 
@@ -244,5 +251,7 @@ def write_csvs(scores: DavisScores, folder: Path, set_name: str, digits: int = 3
             f"global_results-{set_name}.csv": global_csv(scores, digits),
             f"per-sequence_results-{set_name}.csv": per_sequence_csv(scores, digits),
         }
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         save_text(folder / name, text)

@@ -24,7 +24,15 @@ from glus.evaluation.expression_files import (
     read_mask_lists,
     read_videos,
 )
-from glus.evaluation.expression_run import PRED_HELP, make_parser, original_scores, print_totals, save, score
+from glus.evaluation.expression_run import (
+    PRED_HELP,
+    make_parser,
+    original_scores,
+    print_totals,
+    save,
+    score,
+    warn_surplus,
+)
 from glus.evaluation.expressions import Expression, ForegroundSpec, VideoJob
 from glus.evaluation.output import csv_text, save_json, save_text
 from glus.evaluation.tracks import PngTrack, RleTrack, Track
@@ -79,6 +87,7 @@ def _rle_jobs(
                 allow_extra=args.allow_extra,
             )
         )
+    warn_surplus(predictions, args)
     return jobs
 
 
@@ -104,7 +113,7 @@ def mevis_main(argv: Sequence[str], prog: str | None = None) -> int:
         args.mevis_pred_path,
         lambda video, entry: id_list(entry.fields, "anno_id", exp_path, entry.where),
     )
-    scored = score("mevis", jobs, args)
+    scored = score("mevis", jobs, args, args.save_name)
     save_json(args.save_name, original_scores(scored, _video_key))
     save("mevis", scored, args)
     print_totals(scored)
@@ -149,11 +158,12 @@ def davis_main(argv: Sequence[str], prog: str | None = None) -> int:
         args.mevis_pred_path,
         lambda video, entry: (str(numbers[video.name, entry.exp_id]),),
     )
-    scored = score("davis", jobs, args)
+    save_name = _beside(args.mevis_pred_path) / args.save_name
+    scored = score("davis", jobs, args, save_name)
     region, boundary = scored.total("J"), scored.total("F")
     totals = {"J": region, "F": boundary, "J&F": (region + boundary) / 2}
     percent = {name: round(100 * value, 2) for name, value in totals.items()}
-    save_json(_beside(args.mevis_pred_path) / args.save_name, percent)
+    save_json(save_name, percent)
     save("davis", scored, args)
     print_totals(scored)
     return 0
@@ -213,12 +223,13 @@ def revos_main(argv: Sequence[str], prog: str | None = None) -> int:
         lambda entry: int(field(entry.fields, "type_id", int, exp_path, entry.where)),
         foreground,
     )
-    scored = score("revos", jobs, args)
+    beside = _beside(args.visa_pred_path)
+    save_json_name, save_csv_name = beside / args.save_json_name, beside / args.save_csv_name
+    scored = score("revos", jobs, args, save_json_name, save_csv_name)
     unrounded = revos.group_results(scored, "none")
     shown = revos.group_results(scored, args.rounding)
-    beside = _beside(args.visa_pred_path)
-    save_json(beside / args.save_json_name, shown)
-    save_text(beside / args.save_csv_name, csv_text(revos.CSV_COLUMNS, revos.csv_rows(scored)))
+    save_json(save_json_name, shown)
+    save_text(save_csv_name, csv_text(revos.CSV_COLUMNS, revos.csv_rows(scored)))
     save("revos", scored, args, revos.json_fields(unrounded, args))
     sys.stdout.write(revos.text(shown, args) + "\n")
     return 0
@@ -254,7 +265,7 @@ def reason_vos_main(argv: Sequence[str], prog: str | None = None) -> int:
     args = parser.parse_args(argv)
     keys: dict[tuple[str, str], str] = {}
     jobs = list(_reason_vos_jobs(args, keys))
-    scored = score("reason_vos", jobs, args)
+    scored = score("reason_vos", jobs, args, args.save_name)
     values = original_scores(scored, lambda e: keys[e.video, e.exp_id])
     save_json(args.save_name, values)
     save("reason_vos", scored, args)
@@ -294,6 +305,7 @@ def _reason_vos_jobs(args: argparse.Namespace, keys: dict[tuple[str, str], str])
                 allow_extra=args.allow_extra,
                 known_frames=frozenset(video.frames),
             )
+    warn_surplus(predictions, args)
 
 
 def refytvos_main(argv: Sequence[str], prog: str | None = None) -> int:
@@ -347,3 +359,4 @@ def _refytvos_jobs(args: argparse.Namespace) -> Iterable[VideoJob]:
             allow_extra=args.allow_extra,
             known_frames=frozenset(video.frames),
         )
+    warn_surplus(predictions, args)

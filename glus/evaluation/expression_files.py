@@ -10,6 +10,7 @@ from typing import Any
 
 from glus.errors import InputError
 from glus.evaluation.bitmask import MAX_PIXELS
+from glus.evaluation.labels import folder_names
 from glus.evaluation.tracks import PngTrack, RleTrack, Track
 from glus.io import expect, field, read_json, safe_name
 
@@ -127,6 +128,7 @@ class Predictions:
         self.path = path
         self.opencv = opencv
         self.content: dict[str, Any] | None = None
+        self.asked: dict[str, set[str]] = {}
         if path.is_file():
             self.content = expect(read_json(path, "prediction file"), dict, path, "(top level)")
         elif not path.is_dir():
@@ -134,6 +136,7 @@ class Predictions:
 
     def find(self, video: str, exp_id: str) -> tuple[Track | None, str]:
         """Where the masks of an expression are (None: the JSON file has none), and how to call that place."""
+        self.asked.setdefault(video, set()).add(exp_id)
         if self.content is None:
             folder = self.path / video / exp_id
             return PngTrack(folder, self.opencv), str(folder)
@@ -144,3 +147,22 @@ class Predictions:
         if masks is None:
             return None, place
         return RleTrack(expect(masks, list, self.path, f"{video}.{exp_id}"), place), place
+
+    def surplus(self) -> list[str]:
+        """Predicted videos and expressions that `find` was not asked for, one message each."""
+        found: dict[str, Any]
+        if self.content is None:
+            nested = {video.split("/")[0] for video in self.asked}
+            found = {name: () for name in folder_names(self.path) if name not in nested}
+            found |= {
+                video: folder_names(self.path / video) for video in self.asked if (self.path / video).is_dir()
+            }
+        else:
+            found = self.content
+        faults = [
+            f"{self.path}: {name} is not a video of the set" for name in sorted(found.keys() - self.asked.keys())
+        ]
+        for video in sorted(found.keys() & self.asked.keys()):
+            for exp_id in sorted(set(found[video]) - self.asked[video]):
+                faults.append(f"{self.path}: {video}/{exp_id} is not an expression of the set")
+        return faults

@@ -42,7 +42,7 @@ class Scored:
         faults = list(dict.fromkeys(fault for s in faulty for fault in s.faults))
         if faults and on_failure == "error":
             raise InputError(
-                f"{len(faults)} faults in {len(faulty)} of {len(scores)} expressions; nothing was scored:\n"
+                f"nothing was scored, faults: {len(faults)} (in {len(faulty)} of {len(scores)} expressions)\n"
                 + "\n".join(f"  {fault}" for fault in faults)
                 + "\nPut them right, or choose: --allow_missing (missing masks are empty), --allow_extra, "
                 "--on_failure zero|drop"
@@ -58,7 +58,11 @@ class Scored:
             raise InputError("every expression failed; there is nothing to average")
         if faulty:
             logger.warning(
-                "%d expressions failed: %d count as 0, the others are left out", len(faulty), len(self.zeros)
+                "%d of %d expressions failed: %d count as 0, %d are left out",
+                len(faulty),
+                len(scores),
+                len(self.zeros),
+                len(scores) - len(self.kept),
             )
         if self.missing_frames:
             logger.warning(
@@ -87,9 +91,8 @@ def result_dict(protocol: str, scored: Scored, metrics: Sequence[str], per_frame
             "exp_id": s.expression.exp_id,
             **values,
             "J&F": (values["J"] + values["F"]) / 2,
+            "missing_frames": s.missing,
         }
-        if s.missing:
-            one["missing_frames"] = s.missing
         if per_frame and not s.faults:
             one["frames"] = list(s.frames)
             one["per_frame"] = {metric: getattr(s, SHORT[metric]) for metric in metrics}

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from glus.errors import InputError
+from glus.evaluation.expression_files import Predictions
 from glus.evaluation.expression_report import OnFailure, Scored, result_dict, save_frame_scores
 from glus.evaluation.expressions import Expression, VideoJob, score_video
-from glus.evaluation.output import csv_text, save_json, save_text, table
+from glus.evaluation.output import check_places, csv_text, save_json, save_text, table
 from glus.evaluation.parallel import map_items
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,18 @@ def make_parser(description: str, prog: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def score(protocol: str, jobs: Sequence[VideoJob], args: argparse.Namespace) -> Scored:
-    """Score all jobs and apply the policy for faults."""
+def warn_surplus(predictions: Predictions, args: argparse.Namespace) -> None:
+    """Tell of predictions that the set does not ask for: those of another set, or of more than is scored."""
+    surplus = () if args.allow_extra else predictions.surplus()
+    if surplus:
+        logger.warning(
+            "%d predicted videos or expressions are not scored; the first: %s", len(surplus), surplus[0]
+        )
+
+
+def score(protocol: str, jobs: Sequence[VideoJob], args: argparse.Namespace, *outputs: Path) -> Scored:
+    """Score all jobs and apply the policy for faults; `outputs` will be written besides the common files."""
+    check_places(args.json, args.csv, *outputs)
     start = time.monotonic()
     results = map_items(score_video, jobs, args.workers, protocol)
     policy: OnFailure = _ORIGINAL_POLICY[protocol] if args.on_failure == "original" else args.on_failure

@@ -7,7 +7,6 @@ Source: reference evaluation.md 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from glus.evaluation.bitmask import BitMask
 from glus.evaluation.davis import UNSUPERVISED, LabelFolder, Sequence
 from glus.evaluation.davis_results import Dataset, DavisScores, davis_truth, score_dataset, summarise
 from glus.evaluation.expression_files import Predictions, Video, read_videos
-from glus.evaluation.labels import LabelMap, folder_names, merge_objects
+from glus.evaluation.labels import LabelMap, merge_objects
 from glus.evaluation.tracks import PngTrack, RleTrack, Track
 
 ANNOTATORS = 4
@@ -155,36 +154,24 @@ def annotator_datasets(
     videos = {video.name: video for video in read_videos(expression_file)}
     faults = [f"{expression_file}: sequence {n} of the set is not in it" for n in names if n not in videos]
     faults += [f"{expression_file}: video {v} is not in the set {gt_set}" for v in videos if v not in names]
-    if not allow_extra:
-        faults += _surplus(predictions, videos)
     merged: list[list[Sequence]] = [[] for _ in range(ANNOTATORS)]
     for name in names:
         video = videos.get(name)
         if video is None:
             continue
+        sources = [
+            MergedExpressions(video.frames, tuple(predictions.find(name, i) for i in ids))
+            for ids in annotator_expressions(expression_file, video)
+        ]
         annotated = LabelFolder(truth / name)
         if sorted(video.frames) != annotated.names():
             faults.append(f"{expression_file}: {video.where}.frames are not the annotated ones in {annotated}")
             continue
-        for annotator, ids in enumerate(annotator_expressions(expression_file, video)):
-            source = MergedExpressions(video.frames, tuple(predictions.find(name, i) for i in ids))
-            merged[annotator].append(Sequence(name, annotated, source, UNSUPERVISED, allow_missing, allow_extra))
+        for sequences, source in zip(merged, sources, strict=True):
+            sequences.append(Sequence(name, annotated, source, UNSUPERVISED, allow_missing, allow_extra))
+    if not allow_extra:
+        faults += predictions.surplus()
     return [Dataset(sequences, faults if a == 0 else []) for a, sequences in enumerate(merged)]
-
-
-def _surplus(predictions: Predictions, videos: Mapping[str, Video]) -> list[str]:
-    """Predicted videos and expressions that the expression file does not have."""
-    found: dict[str, Any]
-    if predictions.content is None:
-        found = {name: folder_names(predictions.path / name) for name in folder_names(predictions.path)}
-    else:
-        found = predictions.content
-    faults = [f"{predictions.path}: {name} is not a video of the set" for name in found.keys() - videos.keys()]
-    for name in found.keys() & videos.keys():
-        known = {entry.exp_id for entry in videos[name].entries}
-        extra = sorted(set(found[name]) - known)
-        faults += [f"{predictions.path}: {name}/{exp_id} is not an expression of the set" for exp_id in extra]
-    return sorted(faults)
 
 
 def evaluate_four_annotators(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from glus.errors import OutputError
 from glus.io import disk_errors, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,13 @@ def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def check_places(*files: Path | None) -> None:
+    """Raise an OutputError for a file whose folder does not exist: better known before the scoring than after."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise OutputError(f"cannot write {file}: no folder {file.parent}; create it or choose another place")
 
 
 def save_text(path: Path, text: str) -> None:

@@ -99,7 +99,7 @@ def test_every_fault_is_listed_at_once(tree: Path) -> None:
         "dog/00002: predicted id 3",
         "dog/00003.png: a label map must be",
     ]
-    assert lines[0].startswith(f"{len(wanted)} faults")
+    assert lines[0].endswith(f"faults: {len(wanted)}")
     for text in wanted:
         assert sum(text in line for line in lines) == 1, text
 
@@ -119,7 +119,7 @@ def test_missing_predictions_count_as_empty_on_request(tree: Path) -> None:
 def test_a_missing_sequence_is_one_fault(tree: Path) -> None:
     for path in (tree / "results/dog").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=r"1 faults:\n.*dog: no predictions in "):
+    with pytest.raises(InputError, match=r"faults: 1\n.*dog: no predictions in "):
         run(tree, "--task", "semi-supervised")
     found = run(tree, "--task", "semi-supervised", "--allow_missing")
     assert found["missing"] == 4
@@ -233,7 +233,7 @@ def test_ground_truth_folder_of_any_set(tree: Path) -> None:
         (["--set", "../val"], "not a plain file name"),
         (["--task", "semi-supervised", "-d"], "belongs to --protocol vos-benchmark"),
         (["--gt", "x"], "give --davis_path or --gt"),
-        (["--sequences", "cat,cow"], "not in the set val: cow"),
+        (["--sequences", "cat,cow"], "not in the set: cow"),
     ],
 )
 def test_wrong_options(tree: Path, options: list[str], message: str) -> None:
@@ -249,6 +249,19 @@ def test_wrong_set_lists(tree: Path, listing: str, message: str) -> None:
     (tree / "ImageSets/2017/val.txt").write_text(listing)
     with pytest.raises(InputError, match=message):
         run(tree)
+
+
+def test_part_of_a_set(tree: Path) -> None:
+    """Results of the other sequences of the set are then no fault; those of none still are."""
+    for source in (["--davis_path", str(tree)], ["--gt", str(tree / "Annotations/480p")]):
+        arguments = [*source, "--results_path", str(tree / "results"), "--sequences", "dog", "--workers", "1"]
+        arguments += ["--json", str(tree / "out.json"), "--csv_dir", str(tree / "new/folder")]
+        assert official_main(arguments) == 0
+        assert list(json.loads((tree / "out.json").read_text())["objects"]) == ["dog_1", "dog_2"]
+        assert len(list((tree / "new/folder").iterdir())) == 2
+    write(tree / "results/horse", [frame()])
+    with pytest.raises(InputError, match="horse: not a sequence"):
+        official_main(arguments)
 
 
 def test_ground_truth_faults(tree: Path) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from expression_data import FRAMES, SHAPE, Data
 
+from glus.errors import OutputError
 from glus.evaluation import command
+from glus.evaluation.expression_commands import mevis_main
 from glus.masks import encode_rle, write_mask_png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -294,6 +296,29 @@ def test_table_of_commands(data: Data, capsys: pytest.CaptureFixture[str]) -> No
     assert command.main([]) == 2
     assert command.main(["davis17"]) == 2
     assert "unknown data set 'davis17'" in capsys.readouterr().err
+
+
+def test_predictions_that_nobody_asks_for(data: Data, caplog: pytest.LogCaptureFixture) -> None:
+    """They cost nothing, but may be a sign of the wrong set."""
+    want = data.mevis()
+    assert "not scored" not in caplog.text
+    (data.root / "pred" / "v" / "3").mkdir()
+    (data.root / "pred" / "w" / "0").mkdir(parents=True)
+    assert data.mevis() == want
+    assert "2 predicted videos or expressions are not scored; the first: " in caplog.text
+    assert "pred: w is not a video" in caplog.text
+    caplog.clear()
+    assert data.mevis("--allow_extra") == want
+    assert "not scored" not in caplog.text
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--save_name"])
+def test_output_folders_are_looked_at_before_scoring(
+    data: Data, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glus.evaluation.expression_run.map_items", lambda *_: pytest.fail("has scored"))
+    with pytest.raises(OutputError, match=r"cannot write .*no/x\.json: no folder"):
+        mevis_main(data.flags(option, f"{data.root}/no/x.json"))
 
 
 def test_exit_status(data: Data) -> None:
