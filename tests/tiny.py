@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 import torch
+from tiny_text import tiny_tokenizer
 
 from glus.api import GLUS
 from glus.config import Behaviour, InferenceConfig, LanguageConfig, ModelConfig, Sam2Config, VisionConfig
@@ -26,32 +24,6 @@ from glus.video import open_frames
 
 SEED = 3
 EXPRESSIONS = ["the red square that moves left", "a blue circle", "what stays behind the wall"]
-
-
-@functools.cache
-def sentencepiece_model() -> bytes:
-    """A small sentencepiece model with LLaMA's settings."""
-    writer = io.BytesIO()
-    sentences = [prompts.SYSTEM, *prompts.QUESTIONS, *prompts.ANSWERS, prompts.CONTEXT_REQUEST, "USER: ASSISTANT:"]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences * 4),
-        model_writer=writer,
-        model_type="bpe",
-        vocab_size=420,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return writer.getvalue()
-
-
-@functools.cache
-def tiny_tokenizer(strip: bool = True) -> GlusTokenizer:
-    """Added tokens in an order of their own: ids must come from the text."""
-    base = int(sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model()).vocab_size())
-    names = ["<im_end>", "[SEG]", "<im_patch>", "<im_start>"]
-    return GlusTokenizer(sentencepiece_model(), {name: base + i for i, name in enumerate(names)}, strip)
 
 
 def tiny_config(image_size: int = 256, behaviour: Behaviour | None = None, **sam2: Any) -> ModelConfig:

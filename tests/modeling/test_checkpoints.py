@@ -15,12 +15,11 @@ from tiny import (
     clip_config,
     released_state,
     same_weights,
-    sentencepiece_model,
     tiny_clip,
     tiny_config,
     tiny_glus,
-    tiny_tokenizer,
 )
+from tiny_text import sentencepiece_model, tiny_tokenizer
 
 from glus.api import DTYPES, GLUS
 from glus.config import Behaviour
