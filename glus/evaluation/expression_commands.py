@@ -7,6 +7,7 @@ messages call the command (None: the name of the running script).
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ from glus.evaluation.expressions import Expression, ForegroundSpec, VideoJob
 from glus.evaluation.output import csv_text, save_json, save_text
 from glus.evaluation.tracks import PngTrack, RleTrack, Track
 from glus.io import field, safe_name
+
+logger = logging.getLogger(__name__)
 
 _DAVIS_OPTIONS = {
     "expression-wise": ("mevis_mask_path", "save_name", "iou_path", "csv", "per_frame", "on_failure"),
@@ -333,12 +336,14 @@ def _refytvos_jobs(args: argparse.Namespace) -> Iterable[VideoJob]:
     predictions = Predictions(args.pred_path, args.read_png == "opencv")
     for video in read_videos(path):
         folder = args.mask_path / video.name
-        frames = video.frames
-        if args.only_annotated:
-            annotated = set(PngTrack(folder).names())
-            frames = tuple(name for name in frames if name in annotated)
-            if not frames:
-                raise InputError(f"{folder}: no label map of any frame of {video.where}")
+        annotated = set(PngTrack(folder).names())
+        frames = tuple(name for name in video.frames if name in annotated)
+        if args.only_annotated and not frames:
+            raise InputError(f"{folder}: no label map of any frame of {video.where}")
+        if not args.only_annotated and len(frames) < len(video.frames):
+            lacking = f"{len(video.frames) - len(frames)} of {len(video.frames)} frames have no label map"
+            logger.warning("%s: %s; --only_annotated scores the others", folder, lacking)
+            frames = video.frames
         expressions = []
         tracks: dict[str, Track] = {}
         for entry in video.entries:

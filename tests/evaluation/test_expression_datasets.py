@@ -186,7 +186,7 @@ def refytvos_data(root: Path) -> tuple[list[str], dict[str, list[Any]], dict[str
     return [*flags, "--pred_path", f"{root}/pred", "--json", f"{root}/all.json", "--per_frame"], truth, pred
 
 
-def test_refytvos_with_local_masks(tmp_path: Path) -> None:
+def test_refytvos_with_local_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     flags, truth, pred = refytvos_data(tmp_path)
     assert refytvos_main(flags) == 0
     for one in json.loads((tmp_path / "all.json").read_text())["expressions"]:
@@ -195,6 +195,7 @@ def test_refytvos_with_local_masks(tmp_path: Path) -> None:
     (tmp_path / "Annotations" / "v" / f"{FRAMES[1]}.png").unlink()
     with pytest.raises(InputError, match=rf"{FRAMES[1]}\.png: missing"):
         refytvos_main(flags)
+    assert "1 of 3 frames have no label map; --only_annotated" in caplog.text
     assert refytvos_main([*flags, "--only_annotated"]) == 0
     assert json.loads((tmp_path / "all.json").read_text())["frames_scored"] == 4
 
