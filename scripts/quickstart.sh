@@ -26,6 +26,11 @@ if [[ $venv != /* ]]; then venv=$root/$venv; fi
 python=$venv/bin/python
 out=${OUT_DIR:-$root/outputs/quickstart}
 export MODEL=${MODEL:-${CKPT_DIR:-$root/checkpoints}/glus-tiny}
+title="GLUS quickstart"
+if grep -qs "made up" "$MODEL/README.md"; then
+    title+=" (made-up weights: expect noise)"
+    echo "quickstart: $MODEL has made-up weights; it shows that everything runs, its masks mean nothing"
+fi
 
 if (($# == 1)); then
     echo "error: a video needs at least one sentence; see bash scripts/quickstart.sh --help" >&2
@@ -57,7 +62,7 @@ echo "quickstart: evaluation"
 
 echo "quickstart: report"
 "$python" -m glus report --dataset_dir "$data" --val_set mevis --set_name valid_u --vis_save_path "$masks" \
-    --eval_json "$out/scores.json" --mask_path "$split/mask_dict.json" --out "$out/report" --title "GLUS quickstart"
+    --eval_json "$out/scores.json" --mask_path "$split/mask_dict.json" --out "$out/report" --title "$title"
 
 "$python" - "$out/scores.json" "$out/report/report.html" <<'TEXT'
 import json, sys
