@@ -29,7 +29,6 @@ from damage import (
     truncate,
 )
 from folders import sam2_state, write_clip, write_json, write_lisa, write_released
-from tiny import tiny_glus
 
 from glus.api import GLUS
 from glus.config import ModelConfig
@@ -208,11 +207,6 @@ SAM: list[Row] = [
 
 
 @pytest.fixture(scope="module")
-def glus() -> GLUS:
-    return tiny_glus()
-
-
-@pytest.fixture(scope="module")
 def templates(glus: GLUS, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("templates")
     glus.save_pretrained(root / "own")
@@ -290,10 +284,10 @@ def test_our_format_takes_no_parts(templates: Path, glus: GLUS, part: str) -> No
     refuse(templates / "own", f"is complete; do not pass {part}", **{part: value})
 
 
-def test_every_size_of_the_config_is_checked(templates: Path, tmp_path: Path) -> None:
+def test_every_size_of_the_config_is_checked(templates: Path, tmp_path: Path, glus: GLUS) -> None:
     """No field of our config.json may be changed to another type, or dropped into nonsense, unnoticed."""
     written = json.loads((templates / "own" / "config.json").read_text())["model"]
-    assert written == json.loads(json.dumps(ModelConfig.to_dict(tiny_glus().config)))
+    assert written == json.loads(json.dumps(ModelConfig.to_dict(glus.config)))
     folder = Path(shutil.copytree(templates / "own", tmp_path / "own"))
     for part, fields in written.items():
         for name in fields:
