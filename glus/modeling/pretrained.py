@@ -29,7 +29,8 @@ from glus.text.tokenizer import GlusTokenizer
 FORMAT, FORMAT_VERSION = "glus", 1
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILES = ["tokenizer.model", "added_tokens.json"]
-WEIGHT_PATTERNS = ["*.safetensors", "*.bin", "*.index.json"]
+SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
+PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 SEG_HEAD_SEED = 0
 SUPPORTED = {"rope_scaling": None, "mm_use_im_start_end": True, "mm_vision_select_feature": "patch"}
 """Fields of a foreign config whose other values (or absence) mean another model."""
@@ -56,7 +57,7 @@ def load_pretrained(
     Raises:
         InputError: nothing loadable at `source`, or anything in it that does not fit.
     """
-    folder = resolve(source, ["config.json", *TOKENIZER_FILES, *WEIGHT_PATTERNS])
+    folder = resolve(source, ["config.json", *TOKENIZER_FILES])
     config_file = folder / "config.json"
     raw = expect(read_json(config_file, "checkpoint config"), dict, config_file, "file")
     fingerprint = None
@@ -90,8 +91,8 @@ def load_pretrained(
     return model.eval(), tokenizer, fingerprint
 
 
-def resolve(source: str | Path, patterns: list[str]) -> Path:
-    """A local folder for `source`: itself, or a hub repository fetched into the cache.
+def resolve(source: str | Path, files: list[str]) -> Path:
+    """A local folder for `source`: itself, or `files` and weights of a hub repository fetched into the cache.
 
     Raises:
         InputError: neither a folder nor reachable on the hub; names the files wanted.
@@ -99,7 +100,7 @@ def resolve(source: str | Path, patterns: list[str]) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
-    wanted = ", ".join(patterns)
+    wanted = ", ".join([*files, *SAFETENSORS, "or", *PICKLES])
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
         raise InputError(
             f"no checkpoint folder at {source}; expected a folder with {wanted}, or a hub id owner/name"
@@ -109,7 +110,10 @@ def resolve(source: str | Path, patterns: list[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
+        found = Path(snapshot_download(str(source), allow_patterns=[*files, *SAFETENSORS]))
+        if not any(found.glob("*.safetensors")):  # asked for second: many repositories hold both forms
+            found = Path(snapshot_download(str(source), allow_patterns=[*files, *PICKLES]))
+        return found
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
             f"{source} is no folder here, and the hub could not give it ({type(error).__name__}). Fetch these "
@@ -182,7 +186,7 @@ def _clip_folder(raw: dict[str, Any], options: LoadOptions) -> Path:
     if not isinstance(source, str | Path):
         raise InputError(f"config.json: mm_vision_tower must be a folder or hub id, found {source!r}")
     try:
-        return resolve(source, ["config.json", *WEIGHT_PATTERNS])
+        return resolve(source, ["config.json"])
     except InputError as error:
         raise InputError(f"the CLIP tower is not in this checkpoint (pass vision_tower=FOLDER): {error}") from None
 

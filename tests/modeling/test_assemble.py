@@ -181,3 +181,13 @@ def test_the_config_limits_the_window() -> None:
     limit = glus.config.language.max_positions
     with pytest.raises(ValueError, match=f"the model has {limit}"):
         glus.model.assemble([[1] * (limit + 1)], torch.zeros(0, 4, 32))
+
+
+def test_splicing_never_waits_for_the_device() -> None:
+    """D23: a meta tensor has no values, so any look at one from the host would raise."""
+    embedding = torch.nn.Embedding(40, 8, device="meta")
+    rows = [[1, IMAGE_INDEX, 5, 39, 6], [1, 7, IMAGE_INDEX, 39]]
+    labels = [[-100] * 3 + [39, 6], [-100] * 3 + [39]]
+    batch = assemble(rows, torch.zeros(2, 4, 8, device="meta"), embedding, 39, labels)
+    assert batch.embeddings.shape == (2, 8, 8)
+    assert batch.layout.seg_columns == [5, 5]
