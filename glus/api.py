@@ -15,6 +15,7 @@ from glus.config import Behaviour, InferenceConfig, ModelConfig, Sam2Config
 from glus.errors import InputError
 from glus.inference.engine import FrameResult, clip_features, segment_expression, stream
 from glus.inference.result import SegmentResult
+from glus.io import disk_errors
 from glus.modeling import fingerprint, pretrained
 from glus.modeling.glus import GLUSModel
 from glus.text.prompts import check_expression
@@ -108,7 +109,8 @@ class GLUS:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write our own format with a fresh fingerprint; loading it back gives the same bits."""
         recorded = fingerprint.take_fingerprint(self.model, self.tokenizer)
-        pretrained.save_pretrained(Path(folder), self.model, self.tokenizer, recorded)
+        with disk_errors(folder):
+            pretrained.save_pretrained(Path(folder), self.model, self.tokenizer, recorded)
 
     def self_check(self) -> fingerprint.CheckReport:
         """Run the small check forward and compare it with the checkpoint's fingerprint.

@@ -340,10 +340,12 @@ def video_writer(path: str | os.PathLike[str], fps: float | Fraction = DEFAULT_F
     rate = Fraction(fps).limit_denominator(1001)  # 29.97 comes as a float; containers want small fractions
     if rate <= 0:
         raise InputError(f"frame rate must be positive, found {fps}")
-    with disk_errors(target), atomic_path(target) as temporary, av.open(str(temporary), "w") as container:
-        writer = VideoWriter(container, target, rate)
-        yield writer
-        writer.finish()
+    with disk_errors(target), atomic_path(target) as temporary:
+        temporary.touch()  # FFmpeg opens its file only when the first frames are encoded, seconds or minutes later
+        with av.open(str(temporary), "w") as container:
+            writer = VideoWriter(container, target, rate)
+            yield writer
+            writer.finish()
 
 
 def write_video(

@@ -26,6 +26,10 @@ fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-.venv}
 if [[ $venv != /* ]]; then venv=$root/$venv; fi
+if [[ ! -x $venv/bin/python ]]; then
+    echo "error: no environment at $venv; run bash scripts/setup.sh, or set VENV" >&2
+    exit 2
+fi
 VAL_SET=${VAL_SET:-mevis}
 SET_NAME=${SET_NAME:-valid_u}
 

@@ -14,7 +14,7 @@ from tiny import EXPRESSIONS, files_of, tiny_clip, tiny_config, tiny_glus, trace
 
 from glus.api import GLUS
 from glus.config import InferenceConfig
-from glus.errors import InputError
+from glus.errors import InputError, OutputError
 from glus.inference import engine
 from glus.inference.engine import ClipFeatures
 from glus.inference.result import SegmentResult
@@ -322,6 +322,14 @@ def test_save_masks(result: SegmentResult, tmp_path: Path) -> None:
             assert image.ndim == 2
             assert set(np.unique(image)) <= {0, 255}
             assert np.array_equal(image > 0, result.masks[row, index].numpy())
+
+
+def test_results_that_cannot_be_written(glus: GLUS, result: SegmentResult, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        result.save_masks(tmp_path / "file" / "masks")
+    with pytest.raises(OutputError, match="cannot write"):
+        glus.save_pretrained(tmp_path / "file" / "model")
 
 
 def test_to_rle(result: SegmentResult) -> None:

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from glus.errors import InputError
+from glus.errors import InputError, OutputError
 from glus.overlay import COLOURS, caption_strip, captioned, overlay
-from glus.video import ImageFrames, VideoFileFrames, open_frames, read_image, write_video
+from glus.video import ImageFrames, VideoFileFrames, open_frames, read_image, video_writer, write_video
 
 
 def clip(count: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -223,6 +223,11 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_output_that_cannot_be(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         write_video(tmp_path / name, clip(2))
+
+
+def test_output_that_cannot_be_shows_before_the_first_frame(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"), video_writer(tmp_path / "none" / "a.mp4"):
+        pytest.fail("the block ran")
 
 
 def test_video_needs_frames_of_one_size(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from glus.evaluation.labels import present_ids
 from glus.evaluation.parallel import default_workers, map_items
 from glus.evaluation.tracks import RleTrack
 from glus.io import expect, read_json
+from glus.io import field as require
 from glus.video import read_image
 
 # Published sizes, videos and expressions (reference evaluation.md 2.1); other counts are remarked on.
@@ -196,7 +197,8 @@ def _expected_counts(report: Report, folder: Path) -> None:
     found = (report.counts["videos"], report.counts["expressions"])
     card = folder / "generator.json"
     if card.is_file():
-        stated = read_json(card, "generator card").get("arguments", {}).get("videos")
+        arguments = require(read_json(card, "generator card"), "arguments", dict, card, "(top level)")
+        stated = require(arguments, "videos", int, card, "arguments")
         if stated != found[0]:
             report.faults.append(f"{card}: made with {stated} videos, found {found[0]}")
         return

@@ -294,6 +294,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if (args.validate is None) == (args.masks is None or args.out is None):
         raise InputError("give --masks and --out to write a zip, or --validate to check one")
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers must be at least 1, found {args.workers}")
     target = TARGETS[args.val_set]
     meta = args.meta or expressions_path(args.val_set, args.dataset_dir, args.set_name)
     plan = read_plan(target, meta, _find_test_meta(args))

@@ -88,9 +88,13 @@ class Sources:
         """Union of the true masks of the expression's objects, if known."""
         if not record.anno_ids or any(key not in self.truth for key in record.anno_ids):
             return None
-        where = f"mask dictionary, frame {index} of"
         height, width = shape[:2]
-        masks = [decode_rle(self.truth[key][index], height, width, f"{where} {key}") for key in record.anno_ids]
+        masks = []
+        for key in record.anno_ids:
+            codes = expect(self.truth[key], list, "mask dictionary", key)
+            if len(codes) != len(record):
+                raise InputError(f"mask dictionary: {key} has {len(codes)} masks for {len(record)} frames")
+            masks.append(decode_rle(codes[index], height, width, f"mask dictionary, frame {index} of {key}"))
         return np.asarray(np.logical_or.reduce(masks))
 
 
@@ -139,14 +143,16 @@ def score_line(row: Mapping[str, Any] | None) -> str:
 
 
 def expression_part(record: Record, number: int, sources: Sources, out: Path) -> str:
-    """HTML of one expression; writes its overlay video to `<out>/videos`."""
+    """HTML of one expression; writes its overlay video, `<out>/videos/<video>/<exp_id>.mp4`."""
     frames = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
     colour = colour_of(number)
     strip = caption_strip(frames[0].shape[1], [record.text], [colour])
     shown = set(np.linspace(0, len(frames) - 1, SHOWN_FRAMES, dtype=int).tolist())
-    name = f"{record.video.replace('/', '_')}_{record.exp_id}.mp4"
+    name = f"videos/{record.video}/{record.exp_id}.mp4"
+    with disk_errors(out):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
     figures = []
-    with video_writer(out / "videos" / name, frames.fps) as writer:
+    with video_writer(out / name, frames.fps) as writer:
         for i in range(len(frames)):
             frame = frames[i]
             mask = sources.predicted(record, i, frame.shape)
@@ -162,7 +168,7 @@ def expression_part(record: Record, number: int, sources: Sources, out: Path) ->
     return (
         f'<div class="exp"><div class="line"><span class="text">'
         f'<span class="swatch" style="background:rgb{colour}"></span>{escape(record.text)}</span>'
-        f'{score_line(row)}<a href="videos/{quote(name)}">video</a></div>'
+        f'{score_line(row)}<a href="{quote(name)}">video</a></div>'
         f'<div class="strip">{"".join(figures)}</div></div>'
     )
 
@@ -186,15 +192,13 @@ def head_part(title: str, sources: Sources, count: int) -> str:
 
 
 def write_report(title: str, records: Sequence[Record], sources: Sources, out: Path) -> Path:
-    """Write `<out>/report.html` and `<out>/videos/*.mp4`.
+    """Write `<out>/report.html` and `<out>/videos/<video>/<exp_id>.mp4`.
 
     Raises:
         InputError: a mask or frame is missing or of another size, or `out` cannot be written.
     """
     if not records:
         raise InputError("nothing to report: no expressions")
-    with disk_errors(out):
-        (out / "videos").mkdir(parents=True, exist_ok=True)
     by_video: dict[str, list[Record]] = {}
     for record in records:
         by_video.setdefault(record.video, []).append(record)
@@ -226,11 +230,17 @@ def read_sources(masks: Path, eval_json: Path | None, mask_path: Path | None) ->
         for i, row in enumerate(field(scores, "expressions", list, eval_json, "(top level)")):
             for name, kind in (("video", str), ("exp_id", str), ("J", float), ("F", float), ("J&F", float)):
                 field(row, name, kind, eval_json, f"expressions[{i}]")
+            if "per_frame" in row:
+                curves = field(row, "per_frame", dict, eval_json, f"expressions[{i}]")
+                for value in field(curves, "J", list, eval_json, f"expressions[{i}].per_frame"):
+                    expect(value, float, eval_json, f"expressions[{i}].per_frame.J")
     truth: dict[str, Any] = {}
     if mask_path is not None:
         truth = expect(read_json(mask_path, "mask dictionary"), dict, mask_path, "(top level)")
     summary_path = masks / "summary.json"
     summary = read_json(summary_path, "summary of the run") if summary_path.exists() else {}
+    for name in ("frames", "failures", "frames_this_run", "frames_per_second") if summary else ():
+        field(summary, name, (int, float), summary_path, "(top level)")
     return Sources(masks, scores, truth, summary)
 
 
@@ -249,6 +259,8 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--title", default="GLUS report")
     p.add_argument("--limit", type=int, help="only the first N expressions")
     args = p.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit must be at least 1, found {args.limit}")
     records = load_records(args.val_set, args.dataset_dir, args.set_name)[: args.limit]
     sources = read_sources(args.vis_save_path, args.eval_json, args.mask_path)
     path = write_report(args.title, records, sources, args.out)

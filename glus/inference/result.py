@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from glus.io import safe_name
+from glus.io import disk_errors, safe_name
 from glus.masks import encode_rle, write_mask_png
 from glus.overlay import overlay
 from glus.video import FrameSource, video_writer
@@ -57,10 +57,11 @@ class SegmentResult:
         root = Path(folder)
         for number in range(len(self.expressions)):
             place = root / str(number)
-            place.mkdir(parents=True, exist_ok=True)
-            for index, name in enumerate(self.frame_names):
-                safe_name(name, "video", "frame name")
-                write_mask_png(place / f"{name}.png", self.masks[number, index].numpy())
+            with disk_errors(place):
+                place.mkdir(parents=True, exist_ok=True)
+                for index, name in enumerate(self.frame_names):
+                    safe_name(name, "video", "frame name")
+                    write_mask_png(place / f"{name}.png", self.masks[number, index].numpy())
         return root
 
     def to_rle(self) -> list[list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from glus.errors import InputError
 from glus.inference.infer_command import HelpFormatter, add_model_arguments, inference_config, model_settings
 from glus.inference.runner import bar_pace
 from glus.inference.worker import load_glus
@@ -39,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     texts = [check_expression(text, f"sentence {i + 1}") for i, text in enumerate(args.expressions)]
     config = inference_config(args)
+    if os.path.exists(args.output) and os.path.exists(args.video) and os.path.samefile(args.output, args.video):
+        raise InputError(f"--output {args.output} is the video itself; name another file")
     frames = open_frames(args.video)
     for name in frames.names:
         safe_name(name, args.video, "frame name")

@@ -102,11 +102,13 @@ class Store:
         with disk_errors(self.save):
             shutil.rmtree(self._records / "partial", ignore_errors=True)
             for scrap in (*self.save.glob(".tmp-*"), *self._records.rglob(".tmp-*")):
-                scrap.unlink()  # of an atomic write that was killed; nobody else writes here now
+                if scrap.is_file():
+                    scrap.unlink()  # of an atomic write that was killed; nobody else writes here now
             if overwrite:
                 self._clear(items)
             elif record.exists():
-                self._compare(record, settings)
+                if self._holds_masks(items):  # a first run that failed early leaves nothing to protect
+                    self._compare(record, settings)
             else:
                 foreign = next((f for i in items if (f := i.mask_folder(self.save)).exists()), None)
                 if foreign is not None:
@@ -115,6 +117,12 @@ class Store:
                         "or pass --overwrite to replace it"
                     )
             write_json(record, dict(settings))
+
+    def _markers(self) -> list[Path]:
+        return sorted(path for path in (self._records / "done").rglob("*.json") if path.is_file())
+
+    def _holds_masks(self, items: Sequence[Item]) -> bool:
+        return bool(self._markers()) or any(item.mask_folder(self.save).exists() for item in items)
 
     def _compare(self, record: Path, settings: Mapping[str, Any]) -> None:
         before = dict(_flat(expect(read_json(record, "record of the run"), dict, record, "(top level)")))
@@ -133,7 +141,7 @@ class Store:
     def _clear(self, items: Sequence[Item]) -> None:
         """Remove the records and every mask folder that they or this run's items name; nothing else."""
         done = self._records / "done"
-        for marker in sorted(done.rglob("*.json")):
+        for marker in self._markers():
             shutil.rmtree(self.save / marker.relative_to(done).with_suffix(""), ignore_errors=True)
         for item in items:
             shutil.rmtree(item.mask_folder(self.save), ignore_errors=True)
@@ -145,7 +153,11 @@ class Store:
         marker = self.marker(item)
         if not marker.exists():
             return None
-        found: dict[str, Any] = expect(read_json(marker, "marker"), dict, marker, "(top level)")
+        try:
+            found: dict[str, Any] = expect(read_json(marker, "marker"), dict, marker, "(top level)")
+        except InputError as error:  # a crash of the machine can leave it empty
+            logger.warning("%s; its masks are made again", error)
+            return None
         folder = item.mask_folder(self.save)
         if not folder.is_dir():
             return None

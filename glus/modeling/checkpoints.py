@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from glus.errors import InputError
+from glus.errors import InputError, OutputError
 from glus.io import atomic_path, field, read_json, safe_name
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import RELEASED, name_some
@@ -158,7 +158,10 @@ def _read_safetensors(path: Path) -> State:
 def write_safetensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write tensors atomically."""
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, {"format": "pt"})
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, {"format": "pt"})
+        except SafetensorError as error:  # the library's name for a full disk
+            raise OutputError(f"cannot write {path}: {_first_line(error)}") from None
         temporary.chmod(0o644)  # the library creates it for its owner alone
 
 

@@ -246,6 +246,7 @@ MEVIS: dict[str, tuple[Damage, str, bool]] = {
     "masks no object": (change("mask_dict.json", lambda m: [1]), r"must be dict", True),
     "masks broken": (cut("mask_dict.json"), r"not valid JSON", True),
     "expressions broken": (cut("meta_expressions.json"), r"not valid JSON", True),
+    "card no object": (replace("generator.json", b"[]"), r"generator\.json: .* must be dict", True),
     "expressions no object": (replace("meta_expressions.json", b"[]"), r"must be dict", True),
 }  # fmt: skip
 

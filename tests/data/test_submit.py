@@ -226,6 +226,7 @@ def test_wrong_options(data: Path, dataset: str) -> None:
         (["--masks", str(data / "none"), "--out", str(data / "o.zip")], "no such folder"),
         (["--masks", str(data / "masks"), "--out", str(data / "no/o.zip")], "cannot write"),
         (["--set_name", "nowhere", "--validate", "x"], "not found"),
+        (["--masks", str(data / "masks"), "--out", str(data / "o.zip"), "--workers", "0"], "--workers must be at"),
     ):
         with pytest.raises(InputError, match=message):
             main([*base, *options])

@@ -377,6 +377,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (["--videos", "0"], "--videos must be at least 1"),
+        (["--workers", "0"], "--workers must be at least 1"),
         (["--seed", "-1"], "--seed must not be negative"),
         (["--set_name", "../x"], "not a plain file name"),
         (["--frames", "3"], "--frames must lie between"),

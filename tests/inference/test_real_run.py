@@ -99,6 +99,17 @@ def test_segment_writes_video_and_masks(
             assert (read_mask(tmp_path / "m" / str(row) / f"{i:05d}.png") == expected[row, i].numpy()).all()
 
 
+def test_segment_never_replaces_its_input(
+    clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = clip.read_bytes()
+    (tmp_path / "link.mp4").symlink_to(clip)
+    for output in (clip, tmp_path / "link.mp4"):
+        assert segment(clip, "one thing", "-o", output, "--version", checkpoint) == 2
+        assert "is the video itself" in capsys.readouterr().err
+    assert clip.read_bytes() == before
+
+
 def test_segment_counts_frames_without_an_answer(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +200,12 @@ def test_key_frame_launcher_passes_everything_on(dataset: DataSet, checkpoint: P
     assert {name.split("/")[0] for name in mask_bytes(save)} == {"boats", "cats"}
     assert len(mask_bytes(save)) == 3 * 7 + 9
     assert script("inference_kf.sh").status == 2
+
+
+def test_launcher_without_an_environment(tmp_path: Path) -> None:
+    ended = script("inference.sh", VENV=str(tmp_path))
+    assert ended.status == 2
+    assert "run bash scripts/setup.sh" in ended.err
 
 
 @pytest.mark.parametrize("name", ["setup.sh", "inference.sh", "inference_kf.sh", "quickstart.sh", "test.sh"])

@@ -13,6 +13,7 @@ import pytest
 from run_support import DataSet, Ended
 
 from glus.__main__ import guarded
+from glus.errors import InputError
 from glus.inference import report
 from glus.masks import encode_rle, write_mask_png
 from glus.video import open_frames
@@ -83,7 +84,7 @@ def test_report_shows_every_expression(dataset: DataSet, write: Callable[..., in
     assert page.tags.count("img") == 9 * 4 + 1  # the clip of one frame shows it once
     for address in page.addresses:
         assert address.startswith("data:image/jpeg;base64,") or (tmp_path / "report" / address).is_file()
-    video = open_frames(tmp_path / "report/videos/cats_1.mp4")
+    video = open_frames(tmp_path / "report/videos/cats/1.mp4")
     assert len(video) == len(dataset.videos["cats"][0])
 
 
@@ -118,6 +119,10 @@ def test_true_masks_are_outlined(dataset: DataSet, run: Callable[..., Ended], tm
     true = sources.true(record, 0, (48, 64, 3))
     assert true is not None
     assert (true == mask).all()
+    for codes, told in ([], "0 masks for 1 frames"), (None, "5 must be list"), ([5], "frame 0 of 5"):
+        (tmp_path / "masks.json").write_text(json.dumps({"4": [encode_rle(mask)], "5": codes}))
+        with pytest.raises(InputError, match=told):
+            report.read_sources(tmp_path / "out", None, tmp_path / "masks.json").true(record, 0, (48, 64, 3))
     frame = np.zeros((48, 64, 3), np.uint8)
     drawn = report.draw(frame, sources.predicted(record, 0, frame.shape), true, (255, 0, 0))
     assert drawn[10, 25].tolist() == [255, 255, 255]
@@ -133,6 +138,17 @@ def test_faults_are_named(
     (tmp_path / "out/cats/0/00000.png").unlink()
     assert write() == 2
     assert "00000.png" in capsys.readouterr().err
+    assert write("--limit", "-1") == 2
+    assert "--limit must be at least 1" in capsys.readouterr().err
+    assert write("--eval_json", str(tmp_path / "nowhere.json")) == 2
+    (tmp_path / "scores.json").write_text(json.dumps({**scores(dataset), "expressions": [{}]}))
+    assert write("--eval_json", str(tmp_path / "scores.json")) == 2
+    assert "expressions[0] has no field 'video'" in capsys.readouterr().err
+    broken = scores(dataset)
+    broken["expressions"][0]["per_frame"]["J"][0] = "high"
+    (tmp_path / "scores.json").write_text(json.dumps(broken))
+    assert write("--eval_json", str(tmp_path / "scores.json")) == 2
+    assert "per_frame.J must be float" in capsys.readouterr().err
     broken = scores(dataset)
     del broken["expressions"][0]["J"]
     (tmp_path / "scores.json").write_text(json.dumps(broken))

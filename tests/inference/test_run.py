@@ -60,7 +60,9 @@ def test_second_run_has_nothing_to_do(run: Run, tmp_path: Path) -> None:
     assert summary(tmp_path / "out")["frames_this_run"] == 0
 
 
-@pytest.mark.parametrize("damage", ["mask removed", "mask emptied", "marker removed", "folder removed"])
+@pytest.mark.parametrize(
+    "damage", ["mask removed", "mask emptied", "marker removed", "marker emptied", "folder removed"]
+)
 def test_damaged_item_is_redone(damage: str, run: Run, tmp_path: Path) -> None:
     run()
     save = tmp_path / "out"
@@ -73,6 +75,8 @@ def test_damaged_item_is_redone(damage: str, run: Run, tmp_path: Path) -> None:
         (save / ".glus/done/cats/1.json").unlink()
         (save / "cats/1/stale.png").write_bytes(b"x")
         (save / ".glus/done/cats/.tmp-1-1.json").write_bytes(b"x")
+    elif damage == "marker emptied":
+        (save / ".glus/done/cats/1.json").write_bytes(b"")
     else:
         shutil.rmtree(save / "cats/1")
     assert run().status == 0
@@ -170,6 +174,14 @@ def test_other_settings_are_refused_unless_overwritten(run: Run, tmp_path: Path)
     assert ended.status == 2
     assert "mem_stride: 3 there, 2 now" in ended.err
     assert run("--mem_stride", "2", "--overwrite").status == 0
+    assert run("--mem_stride", "2").status == 0
+
+
+def test_a_run_that_failed_early_leaves_nothing_in_the_way(run: Run) -> None:
+    """A mistyped option must not make the folder refuse the corrected command."""
+    assert run("--version", "broken").status == 2
+    assert run("--mem_stride", "2").status == 0
+    assert run("--version", "broken").status == 2
     assert run("--mem_stride", "2").status == 0
 
 

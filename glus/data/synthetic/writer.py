@@ -201,7 +201,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{option.name}", type=kind, default=option.default, help=_HELP[option.name])
     args = parser.parse_args(argv)
     config = SyntheticConfig(**{option.name: getattr(args, option.name) for option in fields(SyntheticConfig)})
-    write_set(args.out, SetArguments(args.set_name, args.videos, args.seed, config), max(1, args.workers))
+    write_set(args.out, SetArguments(args.set_name, args.videos, args.seed, config), args.workers)
     return 0
 
 
