@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from run_support import DataSet, Ended, Launch, mask_bytes
@@ -97,6 +98,28 @@ def test_segment_writes_video_and_masks(
     for row in range(2):
         for i in range(5):
             assert (read_mask(tmp_path / "m" / str(row) / f"{i:05d}.png") == expected[row, i].numpy()).all()
+
+
+def test_segment_on_a_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Masks carry the names of the frames, in natural order; relative paths, spaces, a trailing slash."""
+    names = ["shot 9.é", "shot 10", "shot 100"]
+    (tmp_path / "my clip").mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 40, 56, 3), dtype=np.uint8)
+    for name, frame in zip(names, pixels, strict=True):
+        cv2.imwrite(str(tmp_path / "my clip" / f"{name}.png"), frame)
+    (tmp_path / "my clip" / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert (
+        segment("my clip/", "one thing", "-o", "o.mp4", "--masks", "my masks", "--version", f"{checkpoint}/") == 0
+    )
+    assert mask_bytes(tmp_path / "my masks").keys() == {f"0/{name}.png" for name in names}
+    expected = (
+        GLUS.from_pretrained(checkpoint, device="cpu").segment(pixels[..., ::-1].copy(), ["one thing"]).masks
+    )
+    for mask, name in zip(expected[0].numpy(), names, strict=True):
+        assert (read_mask(tmp_path / "my masks" / "0" / f"{name}.png") == mask).all()
 
 
 def test_segment_never_replaces_its_input(
