@@ -6,7 +6,6 @@ gives the strings in 3.1, the inference dialog with its sliding window in 3.3, t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from glus.errors import InputError
@@ -46,7 +45,6 @@ FAILURE_ANSWER = FORCED_ANSWER + "[SEG] ."
 """What a failed round is re-fed as; it has the same ids as SUCCESS_ANSWER."""
 USER_ROLE, ASSISTANT_ROLE = "USER:", "ASSISTANT:"
 CONTEXT_FRAMES = 4
-QUESTION_FRAMES = 4
 
 IMAGE_BLOCK = f"{IM_START_TOKEN}{IMAGE_PLACEHOLDER}{IM_END_TOKEN}"
 _RESERVED = (
@@ -160,48 +158,3 @@ def training_prompt(
     """
     asked = [question_text(expression, number, lower) for number in questions]
     return _conversation(asked, [ANSWERS[number] + EOS_TOKEN for number in answers], context_frames)
-
-
-class Dialog:
-    """The sliding window over one pass of a clip: the latest `question_frames` rounds of the conversation.
-
-    >>> dialog = Dialog("a dog", question_frames=2)
-    >>> dialog.rounds
-    1
-    >>> dialog.record(True); dialog.record(False); dialog.rounds
-    2
-    """
-
-    def __init__(
-        self,
-        expression: str,
-        context_frames: int = CONTEXT_FRAMES,
-        question_frames: int = QUESTION_FRAMES,
-        trailing_space: bool = True,
-        lower: bool = True,
-    ) -> None:
-        self.expression = expression
-        self.context_frames = context_frames
-        self.trailing_space = trailing_space
-        self.lower = lower
-        self._history: deque[bool] = deque(maxlen=question_frames - 1)
-
-    @property
-    def rounds(self) -> int:
-        """Question rounds in the current window; equals the number of query images to pass."""
-        return len(self._history) + 1
-
-    def prompt(self) -> str:
-        """The prompt for the current frame."""
-        return window_prompt(
-            self.expression,
-            self.rounds,
-            self.context_frames,
-            list(self._history),
-            trailing_space=self.trailing_space,
-            lower=self.lower,
-        )
-
-    def record(self, succeeded: bool) -> None:
-        """Close the current round and move to the next frame."""
-        self._history.append(succeeded)

@@ -81,19 +81,16 @@ def test_windows(data: dict[str, Any], tokenizer: GlusTokenizer, part: str) -> N
         generated = case.get("generated", [tokenizer.seg_id] * len(case["windows"]))
         assert len(generated) == len(case["windows"])
         expression = case["expression"]  # recorded below the step that removes the period
-        dialog = prompts.Dialog(expression, context, questions)
         history: list[bool] = []
         for frame, (window, token) in enumerate(zip(case["windows"], generated, strict=True)):
             where = (case["expression"], frame)
-            prompt = dialog.prompt()
+            rounds = min(frame + 1, questions)
+            prompt = prompts.window_prompt(expression, rounds, context, history[frame + 1 - rounds :])
             assert prompt == window["prompt"], where
-            kept = history[len(history) - (dialog.rounds - 1) :]
-            assert prompts.window_prompt(expression, dialog.rounds, context, kept) == prompt
             assert tokenizer.encode_with_images(prompt) == window["input_ids"], where
-            assert dialog.rounds == window["question_frames"], where
-            assert window["rel_pos"] == list(range(frame + 1 - dialog.rounds, frame + 1)), where
-            assert window["frames"] == context + dialog.rounds, where
-            dialog.record(token == tokenizer.seg_id)
+            assert rounds == window["question_frames"], where
+            assert window["rel_pos"] == list(range(frame + 1 - rounds, frame + 1)), where
+            assert window["frames"] == context + rounds, where
             history.append(token == tokenizer.seg_id)
 
 

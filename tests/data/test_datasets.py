@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from glus.data import datasets
 from glus.data.datasets import DATASETS, existing_splits, load_records
 from glus.data.records import Record, check_files, missing_files
 from glus.errors import InputError
+from glus.io import read_json
 
 KEYED: dict[str, Any] = {
     "videos": {
@@ -281,6 +283,15 @@ def test_missing_frame_folder(tmp_path: Path) -> None:
     assert len(missing_files(records)) == 4
     with pytest.raises(InputError, match="and 1 more"):
         check_files(records)
+
+
+@pytest.mark.parametrize("dataset", TREES)
+def test_the_file_is_read_once(tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D5: not once per expression. Workers get their expressions from the parent."""
+    reads: list[Any] = []
+    monkeypatch.setattr(datasets, "read_json", lambda path, what: [reads.append(path), read_json(path, what)][1])
+    assert len(load(tmp_path, dataset, LISTED if dataset == "reasonvos" else KEYED)) > 1
+    assert len(reads) == 1
 
 
 def test_reads_without_torch() -> None:

@@ -88,22 +88,6 @@ def test_image_count(context: int, rounds: int) -> None:
     assert training.count("[SEG]") == training.count("</s>") == rounds
 
 
-def test_window_slides() -> None:
-    dialog = prompts.Dialog("x", question_frames=3)
-    rounds = []
-    for succeeded in (False, True, True, True):
-        rounds.append(dialog.rounds)
-        dialog.record(succeeded)
-    assert rounds == [1, 2, 3, 3]
-    assert dialog.prompt() == prompts.window_prompt("x", 3)  # the failed round has left the window
-
-
-def test_single_round_window() -> None:
-    dialog = prompts.Dialog("x", question_frames=1)
-    dialog.record(True)
-    assert dialog.prompt() == prompts.window_prompt("x", 1)
-
-
 @pytest.mark.parametrize(("rounds", "history"), [(0, None), (2, [True, True]), (1, [False])])
 def test_wrong_history(rounds: int, history: list[bool] | None) -> None:
     with pytest.raises(ValueError, match="history"):
