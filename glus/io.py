@@ -18,6 +18,7 @@ from typing import Any
 from glus.errors import InputError, OutputError
 
 _TEMPORARY = ".tmp-"  # how temporary names begin
+_LONGEST_NAME = 200  # file systems take 255 bytes, of which a temporary name and a suffix need some
 
 
 @contextmanager
@@ -132,11 +133,13 @@ def safe_name(name: str, path: str | os.PathLike[str], where: str, nested: bool 
 
     Args:
         nested: allow `/` between parts (ReVOS video names contain it). `.` and `..` parts, absolute paths,
-            backslashes, control characters and text that is no valid Unicode are always refused.
+            backslashes, control characters, text that is no valid Unicode and overlong parts are always refused.
     """
     parts = name.split("/") if nested else [name]
     bad = any(p in ("", ".", "..") for p in parts) or "\\" in name or any(ord(c) < 32 for c in name)
     bad = bad or not is_unicode(name)
     if bad or (not nested and "/" in name):
         raise InputError(f"{path}: {where} {name!r} is not a plain file name; it would leave the output folder")
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        raise InputError(f"{path}: {where} {name[:40]!r}... is longer than {_LONGEST_NAME} bytes; shorten it")
     return name

@@ -183,6 +183,10 @@ ROWS: dict[str, tuple[Damage, str, str]] = {
     "video id with ../ for the evaluator": (
         edit(META, lambda m: m["videos"].update({"../x": m["videos"][LAST]})), EVAL, "'../x'",
     ),
+    "overlong video id": (
+        edit(META, lambda m: m["videos"].update({"x" * 300: m["videos"][LAST]})), EVAL, "longer than 200 bytes",
+    ),
+    "overlong frame name": (video(lambda v: v["frames"].append("é" * 101)), INFER, "longer than 200 bytes"),
     "frame name with ../": (video(lambda v: v["frames"].append("../x")), SUBMIT, "'../x'"),
     "fewer RLEs than frames": (codes(lambda track: track.pop()), EVAL, "7 masks for 8 frames"),
     "more RLEs than frames": (codes(lambda track: track.append(None)), EVAL, "9 masks for 8 frames"),
