@@ -118,17 +118,14 @@ def load_records(
     data_dir: str | os.PathLike[str],
     set_name: str,
     min_frames: int = 1,
-    drop_test_videos: bool = False,
 ) -> list[Record]:
     """All records of a split, videos and expressions in file order.
 
-    Videos listed without expressions give no records (D43). Frame files are not looked at (`check_files`).
+    Videos listed without expressions give no records (D43). Frame files are not looked at (`missing_files`).
 
     Args:
         data_dir: the folder that holds `mevis`, `Refer-YouTube-VOS`, ...
         min_frames: leave out shorter videos; 4 gives the list that the original works through.
-        drop_test_videos: leave out the videos that `test` lists too. The refyoutube_vos file of `valid`
-            names the videos of both; 202 of them are the validation set.
 
     Raises:
         InputError: unknown data set or split, or a fault in the file; the message names file and field.
@@ -137,9 +134,6 @@ def load_records(
     layout = DATASETS[dataset]
     folder = Path(data_dir) / layout.frames.format(split=set_name)
     videos = read_videos(path)
-    if drop_test_videos:
-        test_videos = read_videos(expressions_path(dataset, data_dir, "test"))
-        videos = {name: entry for name, entry in videos.items() if name not in test_videos}
     records: list[Record] = []
     for video, entry in videos.items():
         records += read_video(dataset, folder, path, video, entry)

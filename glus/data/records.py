@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glus.errors import InputError
-
 FRAME_SUFFIX = ".jpg"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One (video, expression) of a data set; names are checked, files are not (see `check_files`).
+    """One (video, expression) of a data set; names are checked, files are not (see `missing_files`).
 
     Attributes:
         dataset: name as in `glus.data.datasets.DATASETS`.
@@ -45,7 +43,7 @@ class Record:
 
 
 def missing_files(records: Iterable[Record]) -> list[Path]:
-    """Frame files that do not exist, each once, in order. Every folder is listed once."""
+    """Frame files that do not exist, each once, in order (D6). Every folder is listed once."""
     present: dict[Path, set[str]] = {}
     absent: dict[Path, None] = {}
     for record in records:
@@ -56,16 +54,3 @@ def missing_files(records: Iterable[Record]) -> list[Path]:
             if f"{name}{FRAME_SUFFIX}" not in present[folder]:
                 absent[folder / f"{name}{FRAME_SUFFIX}"] = None
     return list(absent)
-
-
-def check_files(records: Iterable[Record]) -> None:
-    """Make sure before any work that every frame file of `records` exists.
-
-    Raises:
-        InputError: names the first missing files and how many there are (D6).
-    """
-    missing = missing_files(records)
-    if missing:
-        shown = ", ".join(str(path) for path in missing[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise InputError(f"frame files missing: {shown}{more}; is the data set unpacked completely?")
