@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -53,6 +54,11 @@ class Assembled:
     attention_mask: torch.Tensor
     labels: torch.Tensor | None
     layout: Layout
+
+
+def upload(indices: Sequence[Any], device: torch.device) -> torch.Tensor:
+    """Integers from the host as a tensor on the device, without waiting for the device's queue."""
+    return torch.tensor(indices).to(device, non_blocking=True)
 
 
 def plan_layout(rows: Sequence[Sequence[int]], tokens_per_image: int, seg_id: int) -> Layout:
@@ -107,15 +113,14 @@ def assemble(
         raise ValueError(f"the prompt takes {longest} positions, the model has {max_positions}")
     device = image_tokens.device
     embeddings = image_tokens.new_zeros(len(rows), longest, width)
-    text_rows = torch.tensor(plan.text_rows, device=device)
-    text_columns = torch.tensor(plan.text_columns, device=device)
-    text = embedding(torch.tensor(plan.text_ids, device=device)).to(image_tokens.dtype)
+    text_rows, text_columns = upload(plan.text_rows, device), upload(plan.text_columns, device)
+    text = embedding(upload(plan.text_ids, device)).to(image_tokens.dtype)
     embeddings = embeddings.index_put((text_rows, text_columns), text)
     if images:
-        image_rows = torch.tensor(plan.image_rows, device=device)[:, None]
-        columns = torch.tensor(plan.image_columns, device=device)[:, None] + torch.arange(per_image, device=device)
+        image_rows = upload(plan.image_rows, device)[:, None]
+        columns = upload(plan.image_columns, device)[:, None] + torch.arange(per_image, device=device)
         embeddings = embeddings.index_put((image_rows, columns), image_tokens)
-    lengths = torch.tensor(plan.lengths, device=device)
+    lengths = upload(plan.lengths, device)
     mask = torch.arange(longest, device=device)[None] < lengths[:, None]
     return Assembled(embeddings, mask, _place_labels(rows, labels, plan, longest, device), plan)
 
@@ -139,4 +144,4 @@ def _place_labels(
     ]
     placed = torch.full((len(rows), longest), IGNORE_INDEX, dtype=torch.int64)
     placed[plan.text_rows, plan.text_columns] = torch.tensor(text, dtype=torch.int64)
-    return placed.to(device)
+    return placed.to(device, non_blocking=True)

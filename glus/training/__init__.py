@@ -1,0 +1,1 @@
+"""Training: losses, the contrastive token bank, the forward of a step."""
