@@ -33,10 +33,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+def default_checkpoint() -> str:
+    """The tiny checkpoint of the repository this package lies in, from whatever folder the command runs."""
+    return str(Path(__file__).resolve().parents[2] / "checkpoints" / "glus-tiny")
+
+
 def add_model_arguments(p: argparse.ArgumentParser) -> None:
     """Options that every command with a model takes; long names are those of the original."""
     defaults = InferenceConfig()
-    p.add_argument("--version", default="checkpoints/glus-tiny", help="checkpoint folder, or hub id")
+    p.add_argument("--version", default=default_checkpoint(), help="checkpoint folder, or hub id")
     p.add_argument("--vision-tower", help="folder of CLIP, for checkpoints without it; default: where they say")
     p.add_argument("--image_size", type=int, help="side of SAM-2's input; default: the checkpoint's")
     p.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on GPU, fp32 on CPU")
@@ -131,6 +136,11 @@ def load_items(args: argparse.Namespace) -> list[Item]:
         return [Item(record) for record in records]
     keys = load_key_frames(args.score_json)
     items = [Item(record, keys.index(record.video, record.exp_id, record.frames)) for record in records]
+    if items and keys.missing == len(items):
+        raise InputError(
+            f"{args.score_json} has no entry for any of the {len(items)} expressions; its keys must be "
+            f"<video>_<exp_id>, e.g. {records[0].video}_{records[0].exp_id}"
+        )
     if keys.missing:
         logger.warning(
             "%s: no entry for %d of %d expressions; they start at frame 0",

@@ -67,7 +67,8 @@ def main(argv: Sequence[str]) -> int:
                     write_mask_png(path, mask)
         seconds = time.monotonic() - started
     rate = len(frames) / seconds
-    lines = [f"{len(frames)} frames, {len(texts)} sentences in {seconds:.1f} s ({rate:.2f} frames/s)"]
+    sentences = f"{len(texts)} sentence" + "s" * (len(texts) != 1)
+    lines = [f"{len(frames)} frames, {sentences} in {seconds:.1f} s ({rate:.2f} frames/s)"]
     if failures:
         lines.append(f"{failures} of {len(frames) * len(texts)} masks are blank: the model did not answer [SEG]")
     lines.append(f"overlay video: {args.output}")

@@ -101,7 +101,7 @@ def resolve(source: str | Path, files: list[str]) -> Path:
     if folder.is_dir():
         return folder
     wanted = ", ".join([*files, *SAFETENSORS, "or", *PICKLES])
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith((".", "checkpoints/")):
         raise InputError(
             f"no checkpoint folder at {source}; expected a folder with {wanted}, or a hub id owner/name"
         )

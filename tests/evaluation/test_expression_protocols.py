@@ -268,7 +268,7 @@ def test_video_without_any_ground_truth(data: Data) -> None:
     assert data.mevis("--allow_missing")["J&F"] == 1
 
 
-@pytest.mark.parametrize("name", command.COMMANDS)
+@pytest.mark.parametrize("name", command.COMMANDS.entries)
 def test_every_evaluator_is_a_script_and_a_command(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,7 +292,9 @@ def test_table_of_commands(data: Data, capsys: pytest.CaptureFixture[str]) -> No
     capsys.readouterr()
     assert command.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines() if line.startswith("  ")] == list(command.COMMANDS)
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("  ")] == list(
+        command.COMMANDS.entries
+    )
     assert command.main([]) == 2
     assert command.main(["davis17"]) == 2
     assert "unknown data set 'davis17'" in capsys.readouterr().err

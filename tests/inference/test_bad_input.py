@@ -102,6 +102,7 @@ def test_broken_json_loses_nothing(
         ("[]", "kf.json"),
         ('{"cats_0": null}', "cats_0"),
         ('{"cats_0": "99999"}', "cats_0"),
+        ('{"cats/0": "00000"}', "no entry for any of the"),
     ],
 )
 def test_fault_in_the_key_frame_file(

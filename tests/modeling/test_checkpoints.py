@@ -99,6 +99,12 @@ def test_hub_ids_that_are_none(source: str) -> None:
         GLUS.from_pretrained(source)
 
 
+def test_a_mistyped_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no checkpoint folder at checkpoints/glus-tny"):
+        GLUS.from_pretrained("checkpoints/glus-tny")
+
+
 def test_lisa_with_sam2(glus: GLUS, clip: Path, tmp_path: Path) -> None:
     folder = write_lisa(tmp_path / "lisa", glus)
     torch.save({"model": sam2_state(glus)}, tmp_path / "sam2.pt")
