@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,21 @@ def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
     """Encode a mask [height, width] (not zero = foreground) as `{"size": [height, width], "counts": text}`."""
     rle = coco.encode(np.asfortranarray(mask != 0, np.uint8))
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def merge_instances(masks: NDArray[np.bool_], overlap: Literal["union", "sum"] = "union") -> NDArray[np.uint8]:
+    """The training target of an expression from the masks of its objects (reference glus.md 4.3, D16).
+
+    Args:
+        masks: (objects, ..., H, W) bool.
+        overlap: `LossRules.overlap`; "sum" counts the objects at a pixel.
+
+    Returns:
+        (..., H, W) uint8; all zero for no objects.
+    """
+    if overlap == "sum":
+        return np.add.reduce(masks, axis=0, dtype=np.uint8)
+    return np.any(masks, axis=0).astype(np.uint8)
 
 
 def mask_png(mask: NDArray[Any], depth: int = 1) -> bytes:

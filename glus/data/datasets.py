@@ -21,6 +21,8 @@ from glus.text.prompts import check_expression
 
 logger = logging.getLogger(__name__)
 
+TRAINING_SPLIT = "train"
+
 
 @dataclass(frozen=True)
 class Layout:

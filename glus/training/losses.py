@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from glus.training.objective import LossWeights
 
@@ -52,21 +49,6 @@ class StepLosses:
             "contrastive_loss": self.contrastive,
         }
         return {name: term.detach() for name, term in terms.items() if term is not None}
-
-
-def merge_instances(masks: NDArray[np.bool_], overlap: Literal["union", "sum"] = "union") -> NDArray[np.uint8]:
-    """The target of an expression from the masks of its objects (4.3, D16).
-
-    Args:
-        masks: (objects, ..., H, W) bool.
-        overlap: `LossRules.overlap`; "sum" counts the objects at a pixel.
-
-    Returns:
-        (..., H, W) uint8; all zero for no objects.
-    """
-    if overlap == "sum":
-        return np.add.reduce(masks, axis=0, dtype=np.uint8)
-    return np.any(masks, axis=0).astype(np.uint8)
 
 
 def seg_cross_entropy(logits: torch.Tensor, seg_id: int, fp32: bool = True) -> torch.Tensor:

@@ -17,6 +17,7 @@ from glus_golden import golden_model, load_weights_module
 
 from glus.data.records import Record
 from glus.data.transforms import clip_image, sam_image
+from glus.masks import merge_instances
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import RELEASED
 from glus.text.labels import collate
@@ -24,7 +25,6 @@ from glus.text.prompts import wrap_images
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.contrastive import ObjectContrastiveLoss, ObjectTable, TokenKey
 from glus.training.forward import FrameTrace, TrainingForward, TrainingOutput, TrainingSample
-from glus.training.losses import merge_instances
 from glus.training.objective import LossRules, Objective
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[3] / "shared" / "conformance"

@@ -11,11 +11,11 @@ from test_imports import HEAVY, loaded_by
 
 from glus.config import from_dict
 from glus.errors import InputError
+from glus.masks import merge_instances
 from glus.training.losses import (
     mask_bce,
     mask_dice,
     mean_of_pairs,
-    merge_instances,
     seg_cross_entropy,
     total_loss,
 )
