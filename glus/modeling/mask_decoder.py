@@ -7,7 +7,7 @@ loads key by key. What GLUS does with them (sections 1.7 to 1.10 of reference gl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from torch import nn
 from torch.func import functional_call
 
 from glus.config import Behaviour, Sam2Config
+from glus.modeling.freezing import graph_if_trained
 from glus.modeling.memory import MemoryEntry, Recall
 
 STABILITY_DELTA = 0.05
@@ -171,13 +172,22 @@ class Sam2Path(nn.Module):
         self.obj_ptr_proj = MLP(width, width, width, 3)
         for parameter in (self.maskmem_tpos_enc, self.no_mem_embed, self.no_mem_pos_enc, self.no_obj_ptr):
             nn.init.trunc_normal_(parameter, std=0.02)
+        for parameter in self.feature_parameters():
+            parameter.requires_grad_(False)  # until a recipe trains them
 
     @property
     def dtype(self) -> torch.dtype:
         return self.no_mem_embed.dtype
 
+    def feature_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the mask decoder's: frozen in the released recipe, and then without a graph.
+
+        The decoder's `conv_s0` and `conv_s1` follow these, not the decoder (section 1.11).
+        """
+        return (p for name, p in self.named_parameters() if not name.startswith("sam_mask_decoder."))
+
     def encode_frame(self, pixels: torch.Tensor) -> FrameFeatures:
-        """Image features of one frame, without gradient.
+        """Image features of one frame.
 
         Args:
             pixels: (1, 3, S, S), normalised, S = `config.image_size`.
@@ -185,7 +195,7 @@ class Sam2Path(nn.Module):
         size = self.config.image_size
         if tuple(pixels.shape[-2:]) != (size, size):
             raise ValueError(f"the model takes {size}x{size} frames, got {tuple(pixels.shape)}")
-        with torch.no_grad():
+        with graph_if_trained(self.feature_parameters()):
             output = self.image_encoder(pixels.to(self.dtype))
             fine, middle, coarse = output["backbone_fpn"]
             decoder = self.sam_mask_decoder
@@ -197,9 +207,9 @@ class Sam2Path(nn.Module):
         """The coarsest map after memory attention, or plus `no_mem_embed` when nothing is remembered.
 
         Returns:
-            (E, C, h, w), without gradient (section 1.11).
+            (E, C, h, w).
         """
-        with torch.no_grad():
+        with graph_if_trained(self.feature_parameters()):
             height, width = features.embed.shape[-2:]
             embed = features.embed.expand(expressions, -1, -1, -1)
             current = embed.flatten(2).permute(2, 0, 1)
@@ -282,9 +292,12 @@ class Sam2Path(nn.Module):
             low_res, iou[rows, chosen], masks, iou, stability, object_score[:, 0], embed, tokens[:, 0]
         )
 
-    @torch.no_grad()
     def encode_memory(self, features: FrameFeatures, output: MaskOutput) -> MemoryEntry:
-        """The memory of a decoded frame, detached (section 1.9)."""
+        """The memory of a decoded frame, detached where the features are frozen (section 1.9)."""
+        with graph_if_trained(self.feature_parameters()):
+            return self._encode_memory(features, output)
+
+    def _encode_memory(self, features: FrameFeatures, output: MaskOutput) -> MemoryEntry:
         size = self.config.image_size
         mask = F.interpolate(output.low_res.float(), size=(size, size), mode="bilinear", align_corners=False)
         if not self.behaviour.fp32_islands:

@@ -9,10 +9,11 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from glus.config import VisionConfig
+from glus.modeling.freezing import graph_if_trained
 
 
 class VisionTower(nn.Module):
-    """Frames to LLM tokens. `tower` is frozen CLIP, `projector` maps its width to the LLM's."""
+    """Frames to LLM tokens. `tower` is CLIP, `projector` maps its width to the LLM's."""
 
     def __init__(
         self, config: VisionConfig, llm_dim: int, pooling: Literal["consecutive", "grid"] = "consecutive"
@@ -32,6 +33,7 @@ class VisionTower(nn.Module):
                 layer_norm_eps=config.layer_norm_eps,
             )
         )
+        self.tower.requires_grad_(False)  # until a recipe trains it
         self.projector = nn.Linear(config.hidden_size, llm_dim)
 
     def reset_buffers(self, device: torch.device) -> None:
@@ -72,7 +74,7 @@ class VisionTower(nn.Module):
         return grid.mean(dim=(2, 4)).reshape(batch, count // size, width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) pixels -> (B, tokens_per_image, llm_dim). No gradient reaches CLIP."""
-        with torch.no_grad():
+        """(B, 3, S, S) pixels -> (B, tokens_per_image, llm_dim); without a graph through a frozen tower."""
+        with graph_if_trained(self.tower.parameters()):
             patches = self.patches(pixels)
         return self.projector(self.pool(patches))

@@ -127,7 +127,7 @@ def test_samples_of_several_sizes_share_a_batch(glus: GLUS) -> None:
 
 
 def test_frozen_parts_have_no_graph(glus: GLUS) -> None:
-    """1.11, D30: even where every parameter wants a gradient."""
+    """1.11, D30: as models are built, CLIP and SAM-2's features are frozen."""
     traces: list[FrameTrace] = []
     step = TrainingForward(glus.model)
     step([tiny_sample(glus)], traces.append).losses.total.backward()
@@ -144,6 +144,24 @@ def test_frozen_parts_have_no_graph(glus: GLUS) -> None:
     for name in ("vision.projector.weight", "seg_head.0.weight", "language.lm_head.weight"):
         gradient = glus.model.get_parameter(name).grad
         assert gradient is not None
+        assert gradient.abs().sum() > 0, name
+
+
+def test_parts_that_train_get_gradients_through_the_memory_too(glus: GLUS) -> None:
+    """A model trained from nothing: CLIP, the image encoder and the memory learn from the masks."""
+    glus.model.requires_grad_(True)
+    traces: list[FrameTrace] = []
+    TrainingForward(glus.model)([tiny_sample(glus)], traces.append).losses.total.backward()
+    assert all(trace.memory.features.requires_grad for trace in traces if trace.memory is not None)
+    for name in (
+        "vision.tower.embeddings.patch_embedding.weight",
+        "sam.image_encoder.trunk.patch_embed.proj.weight",
+        "sam.memory_attention.layers.0.cross_attn_image.k_proj.weight",
+        "sam.memory_encoder.fuser.layers.0.dwconv.weight",
+        "sam.no_mem_embed",
+    ):
+        gradient = glus.model.get_parameter(name).grad
+        assert gradient is not None, name
         assert gradient.abs().sum() > 0, name
 
 
