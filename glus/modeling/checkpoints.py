@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -130,8 +131,27 @@ def read_file(path: Path) -> State:
         raise InputError(f"weights file not found: {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    content = unpickle(path)
+    if isinstance(content, dict) and set(content) == {"model"} and isinstance(content["model"], dict):
+        content = content["model"]
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path} is no mapping from names to tensors")
+    return dict(content)
+
+
+def unpickle(path: Path, inert: Sequence[type] = ()) -> Any:
+    """The content of a `.bin` or `.pt` file, read without running anything in it.
+
+    Args:
+        inert: harmless stand-ins for classes the file may name; each says which by its `__module__` and name.
+
+    Raises:
+        InputError: damaged, truncated, or a pickle that names anything else.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(list(inert)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} holds objects other than tensors, whose unpickling could run code, or is no weights file "
@@ -139,12 +159,6 @@ def read_file(path: Path) -> State:
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path} is damaged or truncated, fetch it again ({_first_line(error)})") from None
-    if isinstance(content, dict) and set(content) == {"model"} and isinstance(content["model"], dict):
-        content = content["model"]
-    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
-    if not named or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise InputError(f"{path} is no mapping from names to tensors")
-    return dict(content)
 
 
 def _read_safetensors(path: Path) -> State:
