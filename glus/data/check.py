@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
-from glus.data.datasets import DATASETS, expressions_path, read_video, read_videos
+from glus.data.datasets import DATASETS, TRAINING_SPLIT, expressions_path, read_video, read_videos
+from glus.data.mask_sources import object_numbers
+from glus.data.mask_store import MaskStore
 from glus.data.records import FRAME_SUFFIX, Record
+from glus.data.sampling import SamplingRules
 from glus.errors import InputError
 from glus.evaluation import png
 from glus.evaluation.labels import present_ids
@@ -112,6 +116,11 @@ def check(dataset: str, data_dir: Path, set_name: str, deep: bool = False, worke
     }
     if extra := sum(look.extra for look in seen):
         report.notes.append(f"{extra} frame files are in no frame list")
+    short = sum(len(video.frames) < SamplingRules.min_frames for video in videos)
+    if short and report.set_name == TRAINING_SPLIT:
+        report.notes.append(
+            f"{short} videos have fewer than {SamplingRules.min_frames} frames; training skips them"
+        )
     _expected_counts(report, path.parent)
     _masks(report, data_dir, videos, sizes, deep)
     return report
@@ -220,7 +229,7 @@ def _masks(
     """Check the masks of the split, if it has any; `train` must."""
     path = data_dir / DATASETS[report.dataset].masks.format(split=report.set_name)
     if not path.exists():
-        if report.set_name == "train":
+        if report.set_name == TRAINING_SPLIT:
             report.faults.append(f"{path}: missing; training needs masks")
         else:
             report.notes.append(f"no masks here ({path} does not exist)")
@@ -236,48 +245,46 @@ def _rle_masks(
     report: Report, path: Path, videos: Sequence[_Video], sizes: dict[str, tuple[int, int] | None]
 ) -> None:
     try:
-        masks = expect(read_json(path, "mask file", unique_keys=True), dict, path, "(top level)")
+        store = MaskStore(path)
     except InputError as error:
         report.faults.append(str(error))
         return
     owner: dict[str, str] = {}
     count = 0
-    for video in videos:
+    for video in tqdm(videos, desc="masks", unit="video", disable=None):
         for record in video.records:
-            if not record.anno_ids and report.dataset != "revos":  # revos asks for things that are not there
+            if not record.anno_ids and not DATASETS[report.dataset].may_be_empty:
                 report.faults.append(f"{path}: video {video.name}, expression {record.exp_id}: no anno_id")
         for anno in dict.fromkeys(a for record in video.records for a in record.anno_ids):
             where = f"{path}: annotation {anno} of video {video.name}"
             if owner.setdefault(anno, video.name) != video.name:
                 report.faults.append(f"{where} belongs to video {owner[anno]}, too")
-            elif anno not in masks:
+            elif anno not in store:
                 report.faults.append(f"{where} is missing")
             else:
-                count += _one_track(report, masks[anno], where, video, sizes[video.name])
+                count += _one_track(report, RleTrack(store.track(anno), where), video, sizes[video.name])
     report.counts |= {"annotations": len(owner), "masks": count}
-    if surplus := len(masks.keys() - owner.keys()):
+    if surplus := sum(anno not in owner for anno in store):
         report.notes.append(f"{surplus} annotations of {path} are named by no expression")
 
 
-def _one_track(report: Report, entries: Any, where: str, video: _Video, size: tuple[int, int] | None) -> int:
+def _one_track(report: Report, track: RleTrack, video: _Video, size: tuple[int, int] | None) -> int:
     """Check one annotation's run-length codes; returns how many are not null. One fault each is enough."""
-    if not isinstance(entries, list):
-        report.faults.append(f"{where}: must be a list of run-length codes, found {type(entries).__name__}")
-        return 0
-    track = RleTrack(entries, where)
     if fault := track.fault(video.frames):
         report.faults.append(fault)
         return 0
+    count = 0
     for index, name in enumerate(video.frames):
         try:
             mask = track.mask(index, name)
         except InputError as error:
             report.faults.append(str(error))
             break
+        count += mask is not None
         if mask is not None and size is not None and mask.shape != size:
-            report.faults.append(f"{where}, frame {name}: mask of {_by(mask.shape)}, frame of {_by(size)}")
+            report.faults.append(f"{track.where}, frame {name}: mask of {_by(mask.shape)}, frame of {_by(size)}")
             break
-    return sum(entry is not None for entry in entries)
+    return count
 
 
 def _palette_masks(
@@ -300,14 +307,26 @@ def _palette_masks(
                 report.faults.append(f"{file}: empty file")
             elif deep:
                 ids |= _labels(report, file, sizes[video.name])
-        wanted = {obj for record in video.records for obj in record.obj_ids}
-        if deep and there.issuperset(f.name for f in files) and (absent := sorted(wanted - {str(i) for i in ids})):
+        wanted = _wanted_objects(report, video)
+        if deep and there.issuperset(f.name for f in files) and (absent := sorted(wanted - ids)):
             report.faults.append(f"{folder}: object {absent[0]} of an expression is in no mask")
     report.counts["masks"] = count
-    if report.dataset == "davis17" or report.set_name == "train":
+    if report.dataset == "davis17" or report.set_name == TRAINING_SPLIT:
         report.faults += [f"{file}: missing" for file in missing]
     elif missing:
         report.notes.append(f"{len(missing)} frames have no mask below {path}, {missing[0]} to begin with")
+
+
+def _wanted_objects(report: Report, video: _Video) -> set[int]:
+    """The objects that the expressions of a video mean; validation files need not say."""
+    wanted = set[int]()
+    for record in video.records:
+        if record.obj_ids or report.set_name == TRAINING_SPLIT:
+            try:
+                wanted.update(object_numbers(record))
+            except InputError as error:
+                report.faults.append(str(error))
+    return wanted
 
 
 def _labels(report: Report, file: Path, size: tuple[int, int] | None) -> set[int]:

@@ -22,6 +22,7 @@ from glus.text.prompts import check_expression
 logger = logging.getLogger(__name__)
 
 TRAINING_SPLIT = "train"
+_NAMED = 5  # videos a message names
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Layout:
         listed: expressions are a list with their own ids (reasonvos), and frames keep the file's order;
             otherwise expressions are keyed by id and frames are sorted.
         masks: run-length codes by annotation (a `.json` file), or a folder of PNGs; not every split has them.
+        may_be_empty: an expression without annotations means nothing that is there, instead of a fault.
     """
 
     frames: str
@@ -42,6 +44,7 @@ class Layout:
     splits: tuple[str, ...] = ()
     nested_videos: bool = False
     listed: bool = False
+    may_be_empty: bool = False
 
 
 DATASETS = {
@@ -59,7 +62,11 @@ DATASETS = {
         "DAVIS17/{split}/Annotations",
     ),
     "revos": Layout(
-        "ReVOS/JPEGImages", "ReVOS/meta_expressions_{split}_.json", "ReVOS/mask_dict.json", nested_videos=True
+        "ReVOS/JPEGImages",
+        "ReVOS/meta_expressions_{split}_.json",
+        "ReVOS/mask_dict.json",
+        nested_videos=True,
+        may_be_empty=True,
     ),
     "lvvis": Layout(
         "LVVIS/train/JPEGImages", "LVVIS/meta_expressions.json", "LVVIS/mask_dict.json", splits=("train",)
@@ -123,7 +130,8 @@ def load_records(
 ) -> list[Record]:
     """All records of a split, videos and expressions in file order.
 
-    Videos listed without expressions give no records (D43). Frame files are not looked at (`missing_files`).
+    Videos listed without expressions give no records (D43); a warning counts and names them. Frame files are not
+    looked at (`missing_files`).
 
     Args:
         data_dir: the folder that holds `mevis`, `Refer-YouTube-VOS`, ...
@@ -137,8 +145,15 @@ def load_records(
     folder = Path(data_dir) / layout.frames.format(split=set_name)
     videos = read_videos(path)
     records: list[Record] = []
+    silent = []
     for video, entry in videos.items():
-        records += read_video(dataset, folder, path, video, entry)
+        found = list(read_video(dataset, folder, path, video, entry))
+        records += found
+        if not found:
+            silent.append(video)
+    if silent:
+        names = ", ".join(silent[:_NAMED]) + (" ..." if len(silent) > _NAMED else "")
+        logger.warning("%s: %d of %d videos have no expressions: %s", path, len(silent), len(videos), names)
     kept = [record for record in records if len(record) >= min_frames]
     if len(kept) < len(records):
         count = len(records) - len(kept)
@@ -159,8 +174,6 @@ def read_video(dataset: str, folder: Path, path: Path, video: str, entry: Any) -
     safe_name(video, path, "video id", nested=layout.nested_videos)
     frames = _read_frames(path, where, entry, keep_order=layout.listed)
     expressions = field(entry, "expressions", list if layout.listed else dict, path, where)
-    if not expressions:
-        logger.warning("%s: %s has no expressions", path, where)
     items = _listed_items(path, where, expressions) if layout.listed else expressions.items()
     seen: set[str] = set()
     for exp_id, expression in items:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glus.data.datasets import find_layout
-from glus.data.mask_sources import MaskSource
-from glus.data.records import Record
+from glus.data.datasets import TRAINING_SPLIT, find_layout, load_records
+from glus.data.mask_sources import MaskSource, open_masks
+from glus.data.records import Record, missing_files
 from glus.errors import InputError
 from glus.masks import merge_instances
 from glus.video import read_image
@@ -253,3 +255,32 @@ def _same_size(record: Record, first: int, index: int, frames: dict[int, Frame])
             f"{record.dataset}, video {record.video}: {record.frame_path(index)} is {width}x{height}, "
             f"{record.frame_path(first).name} is {wanted_width}x{wanted_height}; all frames must have one size"
         )
+
+
+def open_records(
+    mixture: Sequence[tuple[str, float]],
+    data_dir: str | os.PathLike[str],
+    rules: SamplingRules | None = None,
+    split: str = TRAINING_SPLIT,
+) -> RecordSource:
+    """The source for a mixture of data sets, e.g. of `parse_mixture`.
+
+    What can be told without decoding is checked for every video that may be drawn, so that a run fails at its
+    start rather than hours later: files and folders, fields, which masks there are.
+
+    Raises:
+        InputError: a set, a part of it or a file is missing, a fault in a file, or nothing usable in a set.
+    """
+    rules = rules or SamplingRules()
+    parts = []
+    for dataset, weight in mixture:
+        masks = open_masks(dataset, Path(data_dir), split)
+        videos = usable_videos(dataset, load_records(dataset, data_dir, split), rules)
+        if absent := missing_files(video[0] for video in videos):
+            raise InputError(
+                f"data set {dataset}: {len(absent)} frame files are missing, {absent[0]} to begin with; "
+                f"python -m glus data check {dataset} lists what is wrong"
+            )
+        masks.check([record for video in videos for record in video])
+        parts.append(DataPart(dataset, weight, videos, masks))
+    return RecordSource(parts, rules)
