@@ -7,10 +7,12 @@ are those of the released 7B model (reference glus.md, section 1).
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -226,15 +228,31 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in typing.get_args(hint):
             raise InputError(f"{where} must be one of {typing.get_args(hint)}, found {value!r}")
         return value
+    if origin is UnionType:  # `X | None`
+        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or not all(type(v) is int for v in value):
-            raise InputError(f"{where} must be a list of integers, found {value!r}")
-        return tuple(value)
-    if hint is float and type(value) is int:
+        return _convert_list(typing.get_args(hint)[0], value, where)
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise InputError(f"{where} must be a mapping, found {value!r}")
+        return value
+    if hint is float and (type(value) is int or _is_exponent(value)):
         return float(value)
     if type(value) is not hint:
         raise InputError(f"{where} must be {hint.__name__}, found {value!r}")
     return value
+
+
+def _is_exponent(value: Any) -> bool:
+    """`3e-4`, which YAML 1.1 reads as text because it has no point."""
+    return isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value) is not None
+
+
+def _convert_list(hint: type, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or (hint is int and not all(type(v) is int for v in value)):
+        kind = {int: "integers", str: "texts"}.get(hint, "values")
+        raise InputError(f"{where} must be a list of {kind}, found {value!r}")
+    return tuple(_convert(hint, item, f"{where}[{position}]") for position, item in enumerate(value))
 
 
 def load_yaml(kind: type[T], path: str | Path) -> T:

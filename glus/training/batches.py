@@ -6,7 +6,8 @@ the data position of a run is its step: nothing else has to be stored to resume,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,16 +117,25 @@ class StepSampler(Sampler[list[int]]):
 
 
 def sample_loader(
-    samples: Dataset[TrainingSample], sampler: StepSampler, workers: int = 0, pin_memory: bool = False
+    samples: Dataset[Any],
+    sampler: StepSampler,
+    workers: int = 0,
+    pin_memory: bool = False,
+    collate: Callable[[list[Any]], Any] = list,
 ) -> DataLoader:
-    """Micro-batches in order, each a `list[TrainingSample]`; the same whatever the number of workers."""
+    """Micro-batches in order, as lists of samples or what `collate` makes of them.
+
+    The same whatever the number of workers; the global generators are left alone.
+    """
     return DataLoader(
         samples,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
+        # Without a generator of its own, starting the workers would draw from the run's.
+        generator=torch.Generator(),
     )
 
 

@@ -112,6 +112,16 @@ class TrainingOutput:
     contrastive: ContrastiveResult | None
     layout: Layout
 
+    @property
+    def loss(self) -> torch.Tensor:
+        """What to back-propagate."""
+        return self.losses.total
+
+    @property
+    def scalars(self) -> dict[str, torch.Tensor]:
+        """What to log."""
+        return self.losses.detached()
+
 
 @dataclass(frozen=True)
 class FrameTrace:

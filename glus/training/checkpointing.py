@@ -1,0 +1,269 @@
+"""Checkpoints of a run: written beside, then swapped in; found again by themselves; kept by count.
+
+    <log_dir>/checkpoints/step-00000100/    DeepSpeed's files of module and optimizer
+        rank-0.pt ...                       per rank: generators and the task's own state
+        trainer.json                        step, ranks, configuration
+        complete                            sizes and CRC-32 of all files; written last
+    <log_dir>/checkpoints/best.json         which step validated best
+
+The folder has another name until `complete` lies in it, so a killed run leaves either a whole checkpoint or none
+(D34). Generators, contrastive bank and position are part of it (D37).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from glus.errors import InputError
+from glus.io import disk_errors, field, read_json, write_json
+from glus.training.config import CheckpointConfig, differing_fields
+from glus.training.engine import Engine, load_file
+from glus.training.launch import Place, barrier, gather
+from glus.training.task import Task
+
+logger = logging.getLogger(__name__)
+
+FOLDER, COMPLETE, TRAINER, BEST = "checkpoints", "complete", "trainer.json", "best.json"
+FORMAT = 1
+_STEP = re.compile(r"step-(\d{8})")
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far; `score` is J&F, 0..1."""
+
+    step: int
+    score: float
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a checkpoint says of its run (`trainer.json`).
+
+    Attributes:
+        identity: the configuration that decides the numbers; a run resumes under no other.
+        about: more to know without this run: full configuration, model configuration.
+    """
+
+    task: str
+    world_size: int
+    identity: dict[str, Any]
+    about: dict[str, Any]
+
+
+def generators() -> dict[str, Any]:
+    """The state of every global random generator, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_generators(state: Mapping[str, Any]) -> None:
+    """Continue exactly where `generators` was taken."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        log_dir: of the run; nothing is made before the first save.
+    """
+
+    def __init__(self, log_dir: Path, config: CheckpointConfig, facts: RunFacts, place: Place) -> None:
+        self.folder = log_dir / FOLDER
+        self.config = config
+        self.facts = facts
+        self.place = place
+
+    def save(self, engine: Engine, task: Task, step: int, best: Best | None) -> Path:
+        """Write the state after `step`; every rank calls this.
+
+        Returns:
+            The folder, complete.
+        """
+        target = self.folder / f"step-{step:08d}"
+        with disk_errors(target):
+            write_state(self.folder / f".tmp-{target.name}", engine, task, step, self.facts, self.place)
+            if self.place.is_main:
+                if target.exists():  # damaged, or it would have been resumed from
+                    shutil.rmtree(target)
+                os.replace(self.folder / f".tmp-{target.name}", target)
+                if best is not None:
+                    write_json(self.folder / BEST, asdict(best))
+                self._forget(best)
+        barrier()
+        return target
+
+    def _forget(self, best: Best | None) -> None:
+        """Delete what is beyond `keep`, and leftovers of killed saves."""
+        kept = set(sorted(self.steps())[-self.config.keep :]) | ({best.step} if best else set())
+        for step in set(self.steps()) - kept:
+            path = self.folder / f"step-{step:08d}"
+            # Not complete from its first moment on, so that a kill here leaves no half of a checkpoint.
+            (path / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(path)
+        for path in self.folder.glob(".tmp-step-*"):
+            shutil.rmtree(path)
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a folder, complete or not."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
+        return [int(match[1]) for match in matches if match]
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint; warns of newer ones that are incomplete or damaged.
+
+        Rank 0 reads them all through, and all ranks get its answer.
+        """
+        found = gather(self.place, self._newest() if self.place.is_main else None)[0]
+        return found if isinstance(found, Path) else None
+
+    def _newest(self) -> Path | None:
+        for step in sorted(self.steps(), reverse=True):
+            path = self.folder / f"step-{step:08d}"
+            fault = fault_of(path)
+            if fault is None:
+                return path
+            logger.warning("checkpoint %s is left out: %s", path, fault)
+        return None
+
+    def best(self) -> Best | None:
+        """The best validation whose checkpoint is still there."""
+        path = self.folder / BEST
+        if not path.is_file():
+            return None
+        content = read_json(path, "best checkpoint")
+        found = Best(
+            field(content, "step", int, path, "file"), float(field(content, "score", (int, float), path, "file"))
+        )
+        return found if found.step in self.steps() else None
+
+    def load(self, path: Path, engine: Engine, task: Task) -> int:
+        """Take up a checkpoint, whole; every rank calls this.
+
+        Returns:
+            Its step.
+
+        Raises:
+            InputError: it is of another task, configuration or number of ranks; the message names the fields.
+        """
+        step = self.check(path)
+        engine.load(path)
+        state = load_file(path / f"rank-{self.place.rank}.pt")
+        task.load_state_dict(state["task"])
+        restore_generators(state["generators"])
+        return step
+
+    def check(self, path: Path) -> int:
+        """The step of a checkpoint that this run may take up; see `load`."""
+        file = path / TRAINER
+        content = read_json(file, "checkpoint description")
+        if field(content, "format", int, file, "file") != FORMAT:
+            raise InputError(
+                f"{file}: written by another version of glus (format {content['format']}, not {FORMAT})"
+            )
+        if content["task"] != self.facts.task:
+            raise InputError(f"{path} is of the task {content['task']!r}, this run is {self.facts.task!r}")
+        if content["world_size"] != self.facts.world_size:
+            raise InputError(
+                f"{path} was written by {content['world_size']} ranks, this run has {self.facts.world_size}: "
+                f"resume with {content['world_size']}, or start anew (--no_resume or another log folder)"
+            )
+        # Through JSON, as the stored one went: tuples become lists.
+        mine = _as_json(self.facts.identity)
+        if differing := differing_fields(mine, field(content, "identity", dict, file, "file")):
+            raise InputError(
+                f"{path} is of another configuration: {'; '.join(differing)} (this run's value first). Resume "
+                "with the same values, or start anew (--no_resume or another log folder)"
+            )
+        return int(field(content, "step", int, file, "file"))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return value
+
+
+def write_state(folder: Path, engine: Engine, task: Task, step: int, facts: RunFacts, place: Place) -> None:
+    """Fill a new folder with the whole state of the run, `complete` last; every rank calls this."""
+    if place.is_main:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    barrier()
+    engine.save(folder)
+    torch.save({"task": task.state_dict(), "generators": generators()}, folder / f"rank-{place.rank}.pt")
+    barrier()
+    if place.is_main:
+        prefix = engine.weight_prefix(task.model)
+        content = {"format": FORMAT, "step": step, "weight_prefix": prefix, **asdict(facts)}
+        write_json(folder / TRAINER, _as_json(content))
+        write_json(
+            folder / COMPLETE, {path.name: [path.stat().st_size, _sync_crc(path)] for path in _files(folder)}
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
+
+
+def _sync_crc(path: Path) -> int:
+    """CRC-32 of a file that is safely on the disk afterwards."""
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    return _crc(path)
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used; None for a complete and undamaged one."""
+    if not (folder / COMPLETE).is_file():
+        return "it is not complete"
+    try:
+        listed = read_json(folder / COMPLETE, "marker")
+        for name, (size, crc) in listed.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size or _crc(path) != crc:
+                return f"{name} is damaged"
+    except (InputError, AttributeError, TypeError, ValueError) as error:
+        return str(error)
+    return None

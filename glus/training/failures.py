@@ -1,0 +1,155 @@
+"""What is left behind when a loss is not a number: the weights, the batches, the generators; and how to replay.
+
+<log_dir>/failure-step-N/       a checkpoint as in `glus.training.checkpointing`, before step N
+    batch-rank-0.pt ...         per rank the micro-batches of the step, with the generators before each
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from glus.errors import InputError
+from glus.io import disk_errors
+from glus.training.checkpointing import RunFacts, generators, restore_generators, write_state
+from glus.training.engine import Engine
+from glus.training.launch import Place
+from glus.training.shards import read_shards
+from glus.training.task import Task, names_of, to_device
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient is NaN or infinite; the message says where the batch was saved."""
+
+
+@dataclass
+class Moment:
+    """A micro-batch about to be run: enough to run it again.
+
+    Attributes:
+        numbers: of its samples.
+        loss: set once it is known; on the device.
+    """
+
+    step: int
+    micro: int
+    numbers: list[int]
+    generators: dict[str, Any]
+    loss: torch.Tensor | None = None
+
+    @staticmethod
+    def now(step: int, micro: int, numbers: list[int]) -> Moment:
+        return Moment(step, micro, numbers, generators())
+
+
+def save_failure(
+    folder: Path, engine: Engine, task: Task, moments: Sequence[Moment], facts: RunFacts, place: Place
+) -> None:
+    """Write the folder; every rank calls this. Batches are drawn again, which gives the same (D37)."""
+    with disk_errors(folder):
+        write_state(folder, engine, task, moments[0].step, facts, place)
+        content = [
+            {
+                "micro": moment.micro,
+                "numbers": moment.numbers,
+                "loss": float("nan") if moment.loss is None else float(moment.loss),
+                "generators": moment.generators,
+                "batch": task.collate([task.dataset[number] for number in moment.numbers]),
+            }
+            for moment in moments
+        ]
+        torch.save({"step": moments[0].step, "micro_batches": content}, folder / f"batch-rank-{place.rank}.pt")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One micro-batch run again.
+
+    Attributes:
+        samples: what they are.
+        scalars: loss and the task's own.
+        first: name of the first module whose output was not finite, if any.
+    """
+
+    micro: int
+    samples: list[str]
+    scalars: dict[str, float]
+    first: str | None
+
+
+def replay(path: Path, task: Task, device: torch.device, autocast: bool) -> list[Replay]:
+    """Run the micro-batches of a saved failure from the weights beside them, forward only.
+
+    The contrastive bank is as it was after the step's forward passes, not before them.
+
+    Raises:
+        InputError: unreadable, or holding other objects than tensors, plain values and classes of this package.
+    """
+    shards = read_shards(path.parent)
+    state = {name.removeprefix("module."): value for name, value in shards.state.items()}
+    task.module.load_state_dict(state)
+    task.model.finish_loading()
+    task.module.to(device)
+    task.train_mode()
+    return [_replayed(part, task, device, autocast) for part in _read_batches(path)["micro_batches"]]
+
+
+def _replayed(part: dict[str, Any], task: Task, device: torch.device, autocast: bool) -> Replay:
+    found: list[str] = []
+    hooks = [module.register_forward_hook(_finder(name, found)) for name, module in task.module.named_modules()]
+    restore_generators(part["generators"])
+    batch = part["batch"]
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = task.module(to_device(batch, device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    scalars = {"loss": float(output.loss), **{name: float(value) for name, value in output.scalars.items()}}
+    samples = names_of(batch) if isinstance(batch, list) else []
+    numbered = [f"{number} {name}" for number, name in zip(part["numbers"], samples, strict=False)]
+    return Replay(
+        part["micro"], numbered or [str(n) for n in part["numbers"]], scalars, found[0] if found else None
+    )
+
+
+def _finder(name: str, found: list[str]) -> Any:
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [output] if isinstance(output, torch.Tensor) else output
+        if isinstance(tensors, list | tuple) and any(
+            isinstance(t, torch.Tensor) and t.is_floating_point() and not t.isfinite().all() for t in tensors
+        ):
+            found.append(name or type(module).__name__)
+
+    return look
+
+
+def _read_batches(path: Path) -> dict[str, Any]:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        foreign = [name for name in names if not name.startswith("glus.")]
+        if foreign:
+            raise InputError(f"{path} holds an object of {foreign[0]}; only data and classes of glus are read")
+        split = [name.rsplit(".", 1) for name in names]
+        classes = [getattr(importlib.import_module(module), name) for module, name in split]
+        with torch.serialization.safe_globals(classes):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as a saved batch: {error}") from None
+    return content
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU by type; the CPU's allocator says it in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
