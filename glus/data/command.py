@@ -12,6 +12,7 @@ COMMANDS = CommandTable(
     {
         "synthetic": ("glus.data.synthetic.writer:main", "write a synthetic set of referring videos"),
         "check": ("glus.data.check:main", "verify a data set: counts, files, JSON fields, masks"),
+        "import": ("glus.data.importing:main", "turn your own data, COCO or YouTube-VIS into MeViS layout"),
         "submit": ("glus.data.submit:main", "write and validate a submission zip"),
     },
 )
