@@ -121,6 +121,8 @@ class Engine:
         self._engine._copy_recovery_script = lambda folder: None
         if after_cast is not None:
             after_cast()
+        if config.deepspeed.stage == 3 and (kept := self._optimizer.persistent_parameters):
+            kept[0].all_gather(kept)  # DeepSpeed does so after every step, but not before the first
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss with graph, and scalars, of a micro-batch on the device."""

@@ -39,6 +39,8 @@ from glus.training.task import GlusTask
 from glus.training.trainer import Trainer
 
 LORA = LoraSettings(dropout=0.3)
+SPLIT = {"zero_optimization": {"stage3_param_persistence_threshold": 300}}
+"""The tiny model has hardly a parameter that ZeRO-3 would split by default."""
 
 
 class Samples:
@@ -119,6 +121,7 @@ def main() -> None:
     p.add_argument("log_dir", type=Path)
     p.add_argument("--steps", type=int, default=6)
     p.add_argument("--stage", type=int, default=0)
+    p.add_argument("--offload", default="none")
     p.add_argument("--workers", type=int, default=0)
     p.add_argument("--precision", default="fp32")
     p.add_argument("--die", type=int, help="kill the whole process group before this step")
@@ -129,7 +132,7 @@ def main() -> None:
         steps=args.steps,
         workers=args.workers,
         precision=args.precision,
-        deepspeed=DeepSpeedConfig(stage=args.stage, bucket_size=10**7),
+        deepspeed=DeepSpeedConfig(args.stage, args.offload, 10**7, SPLIT if args.stage == 3 else {}),
     )
     run = trainer(args.log_dir, place, loop)
     plain_step = run.step
