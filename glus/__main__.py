@@ -20,6 +20,8 @@ COMMANDS = CommandTable(
         "segment": ("glus.inference.segment_command:main", "segment your own video by one or more sentences"),
         "infer": ("glus.inference.infer_command:main", "run a data set through the model, sharded and resumable"),
         "eval": ("glus.evaluation.command:main", "score masks by the protocol of a data set"),
+        "train": ("glus.training.command:main", "train a model; a stopped run goes on where it was"),
+        "pretrain": ("glus.training.pretraining.command:main", "pretrain a small GLUS on synthetic videos"),
         "merge": ("glus.training.merge_command:main", "turn a training checkpoint into a model one can load"),
         "report": ("glus.inference.report:main", "write an HTML report and overlay videos on a finished run"),
         "data": ("glus.data.command:main", "make the synthetic set, check a data set, write a submission zip"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import DynamicCache, LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from glus.config import LanguageConfig
@@ -59,6 +59,37 @@ class LanguageModel(nn.Module):
         output = self.decoder(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False)
         states: torch.Tensor = output.last_hidden_state
         return states
+
+    def with_shared_prefix(
+        self, prefix: torch.Tensor, tails: torch.Tensor, owner: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of rows that begin alike, each beginning computed once.
+
+        Row r is `prefix[owner[r]]` followed by `tails[r]`; the states equal those of the joined rows to rounding.
+
+        Args:
+            prefix: (B, P, H) embeddings, nothing padded.
+            tails: (R, N, H) embeddings, padded to the right at will: causal attention never looks there.
+            owner: (R,) index of each row's prefix.
+
+        Returns:
+            (B, P, H) states of the prefixes and (R, N, H) states of the tails.
+        """
+        first = self.decoder(inputs_embeds=prefix, use_cache=True)
+        shared = DynamicCache()
+        for number, layer in enumerate(first.past_key_values.layers):
+            shared.update(layer.keys[owner], layer.values[owner], number)
+        before, length = prefix.shape[1], tails.shape[1]
+        positions = torch.arange(before + length, device=tails.device)
+        visible = positions[None] <= positions[before:, None]
+        second = self.decoder(
+            inputs_embeds=tails,
+            attention_mask=visible.expand(len(tails), 1, -1, -1),
+            position_ids=positions[None, before:],
+            past_key_values=shared,
+            use_cache=True,
+        )
+        return first.last_hidden_state, second.last_hidden_state
 
     def logits(self, states: torch.Tensor, fp32: bool) -> torch.Tensor:
         """Next-token logits of states (..., H) -> (..., vocabulary); in fp32 arithmetic if asked (D52)."""

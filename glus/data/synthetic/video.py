@@ -9,7 +9,7 @@ import numpy as np
 from glus.data.synthetic.candidates import survey
 from glus.data.synthetic.config import SyntheticConfig
 from glus.data.synthetic.dice import Dice
-from glus.data.synthetic.facts import measure
+from glus.data.synthetic.facts import Facts, measure
 from glus.data.synthetic.render import cover, paint
 from glus.data.synthetic.scene import Scene, build_scene
 from glus.data.synthetic.sentences import Sentence, choose
@@ -23,13 +23,15 @@ class SyntheticVideo:
     """A video with its objects and sentences.
 
     frames: uint8 RGB [T, H, W, 3]. masks: bool [O, T, H, W], the visible part of each object; masks of different
-    objects never overlap. sentences: each names objects by their index in `masks`. scene: the simulation.
+    objects never overlap. sentences: each names objects by their index in `masks`. scene: the simulation; facts:
+    what a viewer can see in it.
     """
 
     frames: np.ndarray
     masks: np.ndarray
     sentences: list[Sentence]
     scene: Scene
+    facts: Facts
 
     def target(self, sentence: Sentence) -> np.ndarray:
         """bool [T, H, W]: the union of the masks a sentence names."""
@@ -52,9 +54,11 @@ def generate_video(seed: int, index: int, config: SyntheticConfig | None = None)
             continue
         coverage = cover(scene)
         facts = measure(scene, coverage)
-        sentences = choose(config, dice, survey(scene.things, facts)) if facts else None
+        if facts is None:
+            continue
+        sentences = choose(config, dice, survey(scene.things, facts))
         if sentences:
-            return SyntheticVideo(paint(scene, coverage, dice), coverage.masks(), sentences, scene)
+            return SyntheticVideo(paint(scene, coverage, dice), coverage.masks(), sentences, scene, facts)
     raise InputError(
         f"no scene found for video {index} of seed {seed} after {_ATTEMPTS} attempts; use fewer objects, "
         "a picture nearer to a square, or a lower --min_sentences"

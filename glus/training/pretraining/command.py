@@ -1,0 +1,123 @@
+"""`python -m glus pretrain`: what a small GLUS learns before `python -m glus train` (see `task`)."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from glus.api import GLUS
+from glus.config import ModelConfig, load_yaml
+from glus.errors import InputError
+from glus.modeling.pretrained import fresh_model
+from glus.text.tokenizer import GlusTokenizer
+from glus.training.config import LoopConfig, loop_identity
+from glus.training.launch import join
+from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
+from glus.training.pretraining.task import PretrainingTask
+from glus.training.trainer import Trainer, TrainResult
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run.
+
+    Attributes:
+        side: what learns; the two sides are independent, and may run at the same time and be joined by
+            `masks_from`.
+        sizes: YAML of the new model's sizes; needs `tokenizer`, a folder.
+        start: a folder of ours to go on from, instead of `sizes` and `tokenizer`.
+        masks_from: a folder of ours whose SAM-2 part goes into the exported model.
+    """
+
+    side: Literal["both", "language", "masks"] = "both"
+    sizes: str | None = None
+    tokenizer: str | None = None
+    start: str | None = None
+    masks_from: str | None = None
+    samples: PretrainingConfig = field(default_factory=PretrainingConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if (self.start is None) == (self.sizes is None or self.tokenizer is None):
+            raise InputError("give start (a folder to go on from), or sizes and tokenizer of a new model")
+
+
+def build(config: PretrainConfig) -> GLUS:
+    """The model pretraining starts from, on the CPU in fp32."""
+    if config.start is not None:
+        return GLUS.from_pretrained(config.start, device="cpu", dtype=torch.float32)
+    assert config.sizes is not None  # checked by the configuration
+    assert config.tokenizer is not None
+    sizes = load_yaml(ModelConfig, config.sizes)
+    tokenizer = GlusTokenizer.from_folder(config.tokenizer, sizes.behaviour.strip_around_added_tokens)
+    language = dataclasses.replace(sizes.language, vocab_size=len(tokenizer))
+    sizes = dataclasses.replace(sizes, language=language)
+    return GLUS(fresh_model(sizes, tokenizer, config.loop.seed), tokenizer)
+
+
+def run(config: PretrainConfig, log_dir: Path, resume: bool = True) -> TrainResult:
+    """Pretrain, resuming what is in `log_dir`, and export to `log_dir/model`."""
+    place = join()
+    glus = build(config)
+    model, tokenizer = glus.model, glus.tokenizer
+    samples = PretrainingSet(config.samples, model.config, tokenizer, config.loop.seed)
+    task = PretrainingTask(model, samples, config.side != "masks", config.side != "language")
+    identity = {**dataclasses.asdict(config), "loop": loop_identity(config.loop)}
+    del identity["masks_from"]
+    about = {"config": dataclasses.asdict(config), "model": model.config.to_dict()}
+    result = Trainer(task, config.loop, place, log_dir, identity, about).run(resume)
+    if place.is_main:
+        if config.masks_from is not None:
+            other = GLUS.from_pretrained(config.masks_from, device="cpu", dtype=torch.float32)
+            model.sam.load_state_dict(other.model.sam.state_dict())
+        GLUS(model.eval(), tokenizer).save_pretrained(log_dir / "model")
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    out = argparse.ArgumentParser(
+        prog="python -m glus pretrain",
+        description="Pretrain a small GLUS on synthetic videos: masks from hints, hints from sentences. Resumes "
+        "what is in the log folder; ends with LOG_DIR/model, from which `python -m glus train` goes on.",
+    )
+    out.add_argument("--config", required=True, help="YAML, e.g. configs/pretrain_tiny.yaml")
+    out.add_argument("--log_dir", required=True, type=Path, help="checkpoints, log.jsonl, model/")
+    out.add_argument("--side", choices=("both", "language", "masks"), help="default: as in the file")
+    out.add_argument("--start", help="folder to go on from, instead of the file's")
+    out.add_argument("--masks_from", help="folder whose SAM-2 part goes into the exported model")
+    out.add_argument("--steps", type=int, help="optimizer steps of the whole run; default: as in the file")
+    out.add_argument("--max_minutes", type=float, help="stop in good order after this; the same command goes on")
+    out.add_argument("--mask_frames", type=int, help="frames of the mask side; default: as in the file")
+    out.add_argument("--no_resume", action="store_true", help="do not go on from a checkpoint in LOG_DIR")
+    return out
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; status 0 when all steps are done or the time is up."""
+    args = parser().parse_args(argv)
+    config = load_yaml(PretrainConfig, args.config)
+    if args.start is not None:
+        config = dataclasses.replace(config, start=args.start, sizes=None, tokenizer=None)
+    for name in ("side", "masks_from"):
+        if getattr(args, name) is not None:
+            config = dataclasses.replace(config, **{name: getattr(args, name)})
+    loop = {name: getattr(args, name) for name in ("steps", "max_minutes") if getattr(args, name) is not None}
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, **loop))
+    if args.mask_frames is not None:
+        samples = dataclasses.replace(config.samples, mask_frames=args.mask_frames)
+        config = dataclasses.replace(config, samples=samples)
+    result = run(config, args.log_dir, not args.no_resume)
+    sys.stdout.write(json.dumps({"step": result.step, "finished": result.finished}) + "\n")
+    return 0

@@ -1,0 +1,167 @@
+"""Pretraining samples: one synthetic video as the language side and as the mask side see it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from glus.config import ModelConfig
+from glus.data.sampling import context_indices
+from glus.data.synthetic import SyntheticConfig, SyntheticVideo
+from glus.data.synthetic.source import DATASET, draw_video
+from glus.data.transforms import clip_image, sam_image
+from glus.errors import InputError
+from glus.text.labels import label_conversation
+from glus.text.prompts import ANSWERS, QUESTIONS, clean_expression, training_prompt
+from glus.text.tokenizer import GlusTokenizer
+from glus.training.pretraining.facts import UNKNOWN, claims, hint, looks, no_hint, per_cell, shown
+
+WITHHELD, MISLEADING = 0.2, 0.07
+"""Chance that a later frame's hint is kept back, or points at another object: what memory is for."""
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """What a pretraining sample holds.
+
+    Attributes:
+        sentences: expressions about one frame, all after the same images.
+        objects: masks asked for in the mask frames.
+        mask_frames: frames of the mask side; one means no memory.
+    """
+
+    sentences: int = 16
+    objects: int = 5
+    mask_frames: int = 1
+    context_frames: int = 4
+    video: SyntheticConfig = dataclasses.field(default_factory=lambda: SyntheticConfig(max_sentences=24))
+
+    def __post_init__(self) -> None:
+        for name in ("sentences", "objects", "mask_frames", "context_frames"):
+            if getattr(self, name) < 1:
+                raise InputError(f"pretraining.{name} must be at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PretrainingSample:
+    """N cells per frame, D numbers per hint (see `facts`).
+
+    Attributes:
+        clip_pixels: (C + 1, 3, S, S) context frames, then the query frame.
+        looks: (C + 1, N, 4) what each cell shows, `UNKNOWN` where nothing.
+        claims: (N, claims) verdicts on what each cell of the query frame shows.
+        rows: K conversations of one round, cut before [SEG]; alike up to their last image.
+        hints: (K, D) the objects meant, in the query frame.
+        sam_pixels: (Q, 3, S', S') mask frames.
+        mask_hints: (E, Q, D) imperfect hints at the objects of `masks`.
+        masks: (E, Q, H, W) of 0 and 1.
+    """
+
+    video: str
+    clip_pixels: torch.Tensor
+    looks: torch.Tensor
+    claims: torch.Tensor
+    rows: tuple[tuple[int, ...], ...]
+    hints: torch.Tensor
+    sam_pixels: torch.Tensor
+    mask_hints: torch.Tensor
+    masks: torch.Tensor
+    dataset: str = DATASET
+
+
+class PretrainingSet:
+    """Samples by number; a pure function of (seed, number)."""
+
+    def __init__(self, config: PretrainingConfig, model: ModelConfig, tokenizer: GlusTokenizer, seed: int) -> None:
+        side = int(model.vision.tokens_per_image**0.5)
+        if side * side != model.vision.tokens_per_image or model.behaviour.token_pooling != "grid":
+            raise InputError("pretraining needs image tokens on a square grid: behaviour token_pooling: grid")
+        if model.behaviour.clip_view != "squash":
+            raise InputError("pretraining needs image tokens that cover the frame: behaviour clip_view: squash")
+        self.config, self.model, self.tokenizer, self.seed, self.side = config, model, tokenizer, seed, side
+
+    def __getitem__(self, number: int) -> PretrainingSample:
+        rng = np.random.default_rng([self.seed, number])
+        name, video = draw_video(rng, self.config.video)
+        return PretrainingSample(name, **self._language_side(video, rng), **self._mask_side(video, rng))
+
+    def _language_side(self, video: SyntheticVideo, rng: np.random.Generator) -> dict:
+        query = int(rng.integers(len(video.frames)))
+        frames = [*context_indices(rng, len(video.frames), self.config.context_frames), query]
+        look = looks(video)
+        owners = [shown(video, frame, self.side) for frame in frames]
+        count, wanted = len(video.sentences), self.config.sentences
+        # A video with less to say repeats itself in other templates, so that batches stay rectangular.
+        chosen = [*rng.permutation(count)[:wanted], *rng.integers(count, size=max(0, wanted - count))]
+        sentences = [video.sentences[int(i)] for i in chosen]
+        hints = [
+            hint(video.target(s)[query], self.side, look[s.targets[0]] if len(s.targets) == 1 else None)
+            for s in sentences
+        ]
+        size, view = self.model.vision.image_size, self.model.behaviour.clip_view
+        return {
+            "clip_pixels": torch.stack([clip_image(video.frames[frame], size, view) for frame in frames]),
+            "looks": torch.from_numpy(np.stack([per_cell(look, owner, UNKNOWN) for owner in owners])),
+            "claims": torch.from_numpy(per_cell(claims(video), owners[-1], 0)),
+            "rows": tuple(self._row(s.text, rng) for s in sentences),
+            "hints": torch.from_numpy(np.stack(hints)),
+        }
+
+    def _row(self, text: str, rng: np.random.Generator) -> tuple[int, ...]:
+        question, answer = int(rng.integers(len(QUESTIONS))), int(rng.integers(len(ANSWERS)))
+        text = clean_expression(text, training=True)
+        prompt = training_prompt(text, [question], [answer], self.config.context_frames)
+        ids = label_conversation(prompt, self.tokenizer)[0]
+        return tuple(ids[: ids.index(self.tokenizer.seg_id)])
+
+    def _mask_side(self, video: SyntheticVideo, rng: np.random.Generator) -> dict:
+        total, count = len(video.frames), self.config.mask_frames
+        stride = int(rng.integers(1, max(2, min(5, total // count))))
+        start = int(rng.integers(total - stride * (count - 1)))
+        frames = [start + stride * i for i in range(count)]
+        order = [int(i) for i in rng.permutation(len(video.masks))]
+        groups: list[tuple[int, ...]] = [(i,) for i in order[: self.config.objects]]
+        if len(groups) > 2:
+            groups[-1] = tuple(order[:2])  # several objects under one prompt, too
+        masks = np.stack([np.asarray(video.masks[list(group)].any(axis=0))[frames] for group in groups])
+        look = looks(video)
+        hints = np.stack(
+            [
+                [
+                    self._imperfect_hint(video, frame, mask, look[g[0]] if len(g) == 1 else None, n == 0, rng)
+                    for n, (frame, mask) in enumerate(zip(frames, clip, strict=True))
+                ]
+                for g, clip in zip(groups, masks, strict=True)
+            ]
+        )
+        size = self.model.sam2.image_size
+        return {
+            "sam_pixels": torch.stack([sam_image(video.frames[frame], size) for frame in frames]),
+            "mask_hints": torch.from_numpy(hints.astype(np.float32)),
+            "masks": torch.from_numpy(masks.astype(np.uint8)),
+        }
+
+    def _imperfect_hint(
+        self,
+        video: SyntheticVideo,
+        frame: int,
+        mask: NDArray[np.bool_],
+        look: NDArray[np.int64] | None,
+        first: bool,
+        rng: np.random.Generator,
+    ) -> NDArray[np.float32]:
+        """As good as a language model's guess: moved a little, fainter or stronger, without looks now and then."""
+        fate = 1.0 if first else rng.random()
+        if fate < WITHHELD:
+            return no_hint(self.side)
+        if fate < WITHHELD + MISLEADING:
+            mask, look = video.masks[int(rng.integers(len(video.masks))), frame], None
+        shift = rng.normal(0, 0.02 * min(mask.shape), 2).round().astype(int)
+        told = hint(np.roll(mask, shift, (0, 1)), self.side, None if rng.random() < 0.3 else look)
+        cells = self.side**2
+        told[:cells] = told[:cells] * rng.uniform(0.7, 1.1) + rng.normal(0, 0.03, cells)
+        return told

@@ -1,0 +1,247 @@
+"""Pretraining of a small GLUS: masks from hints, and hints from sentences.
+
+The released model starts from CLIP, LISA and SAM-2. A small one starts from nothing, and trained as a whole it
+stays blind to the sentence for very long: the mask decoder cannot use a [SEG] embedding that means nothing yet,
+and so the language model is never told what to say. Here the two sides learn apart, on the same videos:
+
+- the mask side segments, and tracks with its memory, what a *hint* points at (roughly where, and the looks);
+- the language side reads frames and sentences, and its [SEG] state has to know the hint. Its image tokens have
+  to know what they show and what that does (moves left, stops, ...), which no sentence need ask for.
+
+A third loss lets the [SEG] head say what the mask side reads. Then `glus train` goes on with both together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from glus.modeling.glus import GLUSModel
+from glus.modeling.mask_decoder import upsample_logits
+from glus.text.tokenizer import IMAGE_INDEX
+from glus.training.losses import mask_bce, mask_dice
+from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, UNKNOWN, hint_size
+from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
+from glus.training.task import Samples
+
+TOWER_SHARE = 0.1
+"""How much of the language model's gradient reaches the vision tower in pretraining."""
+
+
+@dataclass(frozen=True)
+class PretrainingOutput:
+    """Sum of the losses, and each of them (and hit rates) by name."""
+
+    loss: torch.Tensor
+    scalars: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Pretraining(nn.Module):
+    """A GLUS model with the heads that only pretraining needs; see the module's text.
+
+    `code` is the fixed code that hints become prompts by.
+
+    Args:
+        language, masks: train this side; the other rests (its losses are left out).
+    """
+
+    code: torch.Tensor
+
+    def __init__(self, model: GLUSModel, language: bool = True, masks: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.language, self.masks = language, masks
+        width, out = model.config.language.hidden_size, model.config.sam2.hidden_size
+        self.cells = model.config.vision.tokens_per_image
+        self.see = nn.Linear(width, 1 + LOOK_COUNT)
+        self.follow = nn.Linear(width, 1 + LOOK_COUNT + len(CLAIMS))
+        self.point = nn.Linear(width, self.cells + 1 + LOOK_COUNT)
+        self.register_buffer("code", _random_code(hint_size(self.cells), out))
+
+    def forward(self, batch: Sequence[PretrainingSample]) -> PretrainingOutput:
+        """Losses of a batch whose samples hold equally many sentences."""
+        scalars: dict[str, torch.Tensor] = {}
+        total = self.code.new_zeros(())
+        if self.language:
+            total = total + self._language(batch, scalars)
+        if self.masks:
+            total = total + self._masks(batch, scalars)
+        return PretrainingOutput(total, {name: value.detach() for name, value in scalars.items()})
+
+    def prompt(self, hints: torch.Tensor) -> torch.Tensor:
+        """(..., D) hints -> (..., out_dim) prompts of the mask decoder: a fixed code, so that both sides may learn
+        it at once, or apart.
+
+        The mean position code of the cells is added, in the decoder's own code: nothing has to be learned there
+        to be told where.
+        """
+        shares = hints[..., : self.cells].clamp(min=0)
+        side = int(self.cells**0.5)
+        grid = F.adaptive_avg_pool2d(self.model.sam.dense_position().float(), side).flatten(2)[0].T
+        centre = shares @ grid / shares.sum(-1, keepdim=True).clamp(min=1)
+        return hints @ self.code + centre
+
+    def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+        images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
+        frame_looks = torch.cat([sample.looks for sample in batch])
+        seen, scalars["see"] = _looks_loss(self.see(images), frame_looks)
+        # Left alone, the untrained language model's gradient drowns what the tower is to learn.
+        quiet = images.detach() + TOWER_SHARE * (images - images.detach())
+        prefix, tails = self._read(batch, quiet)
+        query = self.follow(prefix[:, -self.cells :])
+        last_looks = torch.stack([sample.looks[-1] for sample in batch])
+        followed, scalars["follow"] = _looks_loss(query[..., : 1 + LOOK_COUNT], last_looks)
+        verdicts = torch.stack([sample.claims for sample in batch])
+        claimed = F.binary_cross_entropy_with_logits(
+            query[..., 1 + LOOK_COUNT :].float(), (verdicts > 0).float(), weight=verdicts.abs(), reduction="sum"
+        ) / verdicts.abs().sum().clamp(min=1)
+        pointed = self._pointing(batch, tails, scalars)
+        answers = self.model.language.logits(tails, fp32=True).float()
+        answer = F.cross_entropy(answers, answers.new_full((len(tails),), self.model.seg_id, dtype=torch.long))
+        scalars |= {"claims": claimed, "point": pointed, "answer": answer}
+        return seen + followed + 3 * claimed + pointed + 0.1 * answer
+
+    def _read(self, batch: Sequence[PretrainingSample], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of the shared prefixes (B, P, H) and those that predict each [SEG] (B K, H)."""
+        rows = [row for sample in batch for row in sample.rows]
+        cut = max(i for i, token in enumerate(rows[0]) if token == IMAGE_INDEX) + 1
+        if any(row[:cut] != rows[0][:cut] or IMAGE_INDEX in row[cut:] for row in rows):
+            raise ValueError("the conversations of a pretraining batch must be alike up to their last image")
+        prefix = self.model.assemble([rows[0][:cut]] * len(batch), images).embeddings
+        longest = max(map(len, rows)) - cut
+        ids = torch.tensor([[*row[cut:], *[0] * (longest - len(row) + cut)] for row in rows], device=images.device)
+        owner = torch.arange(len(batch), device=images.device).repeat_interleave(
+            torch.tensor([len(sample.rows) for sample in batch], device=images.device)
+        )
+        tails = self.model.language.embedding(ids).to(prefix.dtype)
+        before, after = self.model.language.with_shared_prefix(prefix, tails, owner)
+        last = torch.tensor([len(row) - cut - 1 for row in rows], device=images.device)
+        return before, after[torch.arange(len(rows), device=images.device), last]
+
+    def _pointing(
+        self, batch: Sequence[PretrainingSample], states: torch.Tensor, scalars: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What the [SEG] states know of the objects meant, and whether the [SEG] head can say it."""
+        hints = torch.cat([sample.hints for sample in batch])
+        where, present = hints[:, : self.cells], hints[:, self.cells]
+        guess = self.point(states).float()
+        cells, exists = guess[:, : self.cells], guess[:, self.cells]
+        wanted = _one_hot_to_index(hints[:, self.cells + 2 :])
+        attributes, _ = _attribute_loss(guess[:, self.cells + 1 :], wanted)
+        with torch.no_grad():
+            heard = self.prompt(hints)
+            top = where.gather(1, cells.argmax(dim=1, keepdim=True))[:, 0] > 0.3
+            scalars["hit"] = (top * present).sum() / present.sum().clamp(min=1)
+        spoken = F.mse_loss(self.model.seg_head(states).float(), heard.float())
+        scalars["spoken"] = spoken
+        located = F.binary_cross_entropy_with_logits(cells, where)
+        existing = F.binary_cross_entropy_with_logits(exists, present)
+        return 6 * located + 0.3 * existing + 0.5 * attributes + spoken
+
+    def _masks(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+        walks = [self._walk(sample) for sample in batch]
+        bce, dice, quality, exists, iou = (torch.cat(part).mean() for part in zip(*walks, strict=True))
+        scalars |= {"bce": bce, "dice": dice, "mask_iou": iou}
+        return 4 * bce + dice + 0.2 * quality + 0.05 * exists
+
+    def _walk(self, sample: PretrainingSample) -> tuple[torch.Tensor, ...]:
+        """Per (object, frame): BCE, Dice, error of the predicted IoU, loss of the object score, IoU."""
+        height, width = sample.masks.shape[-2:]
+        prompts = self.prompt(sample.mask_hints)
+        bank = self.model.new_bank(stride=1) if len(sample.sam_pixels) > 1 else None
+        parts = []
+        for position in range(len(sample.sam_pixels)):
+            features = self.model.encode_frame(sample.sam_pixels[position : position + 1])
+            output = self.model.segment_frame(features, prompts[:, position], bank, position)
+            if position + 1 < len(sample.sam_pixels):
+                self.model.remember(features, output, bank, position)
+            logits, target = upsample_logits(output.low_res, height, width), sample.masks[:, position].float()
+            with torch.no_grad():
+                iou = _iou(logits > 0, target > 0)
+            exists = target.flatten(1).amax(dim=1)
+            parts.append(
+                (
+                    mask_bce(logits, target),
+                    mask_dice(logits, target),
+                    (output.candidate_iou[:, 0].float() - iou).square(),
+                    F.binary_cross_entropy_with_logits(output.object_score.float(), exists, reduction="none"),
+                    iou,
+                )
+            )
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _iou(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(E, H, W) bool twice -> (E,); 1 where both are empty."""
+    inter = (predicted & target).flatten(1).sum(dim=1).float()
+    union = (predicted | target).flatten(1).sum(dim=1).float()
+    return torch.where(union > 0, inter / union.clamp(min=1), 1.0)
+
+
+def _attribute_loss(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross entropy and hit rate of colour, shape, texture, size: (N, LOOK_COUNT) against (N, 4)."""
+    parts = logits.float().split([len(options) for options in LOOKS], dim=-1)
+    losses, hits = [], []
+    for part, target in zip(parts, wanted.unbind(-1), strict=True):
+        known = target != UNKNOWN
+        sums = F.cross_entropy(part, target, ignore_index=UNKNOWN, reduction="sum")
+        losses.append(sums / known.sum().clamp(min=1))
+        hits.append(((part.argmax(-1) == target) & known).sum() / known.sum().clamp(min=1))
+    return torch.stack(losses).mean(), torch.stack(hits).mean()
+
+
+def _looks_loss(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Is there an object, and what does it look like: (..., 1 + LOOK_COUNT) against (..., 4)."""
+    exists = (wanted[..., 0] != UNKNOWN).float()
+    presence = F.binary_cross_entropy_with_logits(logits[..., 0].float(), exists)
+    attributes, hits = _attribute_loss(logits[..., 1:].flatten(0, -2), wanted.flatten(0, -2))
+    return presence + attributes, hits
+
+
+def _one_hot_to_index(one_hot: torch.Tensor) -> torch.Tensor:
+    """(N, LOOK_COUNT) -> (N, 4), `UNKNOWN` where no entry is set."""
+    parts = one_hot.split([len(options) for options in LOOKS], dim=-1)
+    return torch.stack([torch.where(part.amax(-1) > 0, part.argmax(-1), UNKNOWN) for part in parts], dim=-1)
+
+
+def _random_code(rows: int, columns: int, scale: float = 4.0) -> torch.Tensor:
+    """(rows, columns) fixed matrix whose rows are as far from each other as they can be."""
+    noise = torch.randn(max(rows, columns), min(rows, columns), generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(noise).Q
+    return scale * (basis.T if rows < columns else basis)
+
+
+class PretrainingTask:
+    """Pretraining as the training loop sees it (`glus.training.task.Task`)."""
+
+    name = "pretraining"
+
+    def __init__(
+        self, model: GLUSModel, dataset: PretrainingSet, language: bool = True, masks: bool = True
+    ) -> None:
+        model.requires_grad_(True)
+        model.sam.requires_grad_(masks)
+        for part in (model.vision, model.language, model.seg_head):
+            part.requires_grad_(language)
+        self.model = model
+        self.dataset: Samples = dataset
+        self.module: nn.Module = Pretraining(model, language, masks)
+
+    def collate(self, samples: list[PretrainingSample]) -> list[PretrainingSample]:
+        return samples
+
+    def train_mode(self) -> None:
+        """Training mode, without dropout: no sample comes twice."""
+        self.module.train()
+        self.model.sam.memory_attention.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        del state
