@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from glus.config import InferenceConfig, from_dict
+from glus.data.synthetic.config import SyntheticConfig
 from glus.errors import InputError
 from glus.training.objective import Objective
 from glus.training.parameters import LoraSettings
@@ -177,12 +178,15 @@ class DataConfig:
 
     dataset_dir: str = "data"
     refer_video_seg_data: str = "mevis||refyoutube_vos"
+    """Names joined by `||`; or `synthetic` alone, for videos generated on the fly."""
     sample_rates: str = "1,1"
     set_name: str = "train"
     num_classes_per_sample: int = 3
     """Most expressions of a sample."""
     context_frame_num: int = 4
     question_frame_num: int = 4
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    """Of the videos of `synthetic`, here and in validation."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,7 @@ class ValidationConfig:
     on. `limit` expressions are taken evenly over the split."""
 
     dataset: str = "mevis"
+    """Or `synthetic`: generated videos that training never draws."""
     set_name: str = "valid_u"
     dataset_dir: str | None = None
     """Default: that of the training data."""

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,24 +24,9 @@ from glus.training.loading import micro_batches, numbers_of
 from glus.training.logs import Logs, Means, joined_means, memory_mb
 from glus.training.schedule import learning_rate
 from glus.training.task import Task, to_device
-from glus.video import Frame
+from glus.training.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What a validation found.
-
-    Attributes:
-        score: what the best checkpoint is chosen by, higher is better; J&F, 0..1.
-        scalars: to log, by name.
-        pictures: to show, by name; uint8 (H, W, 3).
-    """
-
-    score: float
-    scalars: dict[str, float]
-    pictures: dict[str, Frame] = field(default_factory=dict)
 
 
 class Validator(Protocol):
@@ -116,6 +101,7 @@ class Trainer:
         self.place = place
         self.log_dir = log_dir
         self.validator = validator
+        self.keeps_failures = True
         self.facts = RunFacts(task.name, place.world, dict(identity), dict(about or {}))
         self.checkpoints = Checkpoints(log_dir, config.checkpoints, self.facts, place)
         self._started = time.monotonic()
@@ -215,6 +201,8 @@ class Trainer:
         return losses, bool(parts[0][1])  # type: ignore[index]
 
     def _fail(self, step: int, moments: list[Moment], what: str) -> None:
+        if not self.keeps_failures:
+            raise NonFiniteLoss(f"step {step + 1}: {what}")
         folder = self.log_dir / f"failure-step-{step + 1:08d}"
         save_failure(folder, self.engine, self.task, moments, self.facts, self.place)
         raise NonFiniteLoss(

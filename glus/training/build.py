@@ -1,0 +1,140 @@
+"""From a configuration to what a run needs: model, samples, task, validator."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from glus.api import DTYPES, GLUS
+from glus.config import Behaviour, ModelConfig, from_dict
+from glus.data.datasets import load_records
+from glus.data.records import Record
+from glus.data.sampling import SampleSource, SamplingRules, open_records, parse_mixture
+from glus.data.synthetic.source import SyntheticSource
+from glus.errors import InputError
+from glus.modeling.pretrained import fresh_model
+from glus.text.tokenizer import GlusTokenizer
+from glus.training.batches import TrainingSet
+from glus.training.config import ModelSource, TrainConfig, merge, read_content
+from glus.training.launch import Place
+from glus.training.parameters import add_lora, select_trainable
+from glus.training.task import GlusTask
+from glus.training.validation import SegmentationValidator, records_held_out, synthetic_held_out
+
+SYNTHETIC = "synthetic"
+RELEASED_TRAINING = Behaviour(fp32_islands=False)
+"""C10: the original computes the dense position code in bf16 while training, too. Its loader of SAM-2 keeps the
+memory encoder's layer scales there (2.6)."""
+VALIDATION_SERIES = 0
+"""Series of the synthetic validation videos; training draws from another one."""
+
+
+def build_model(config: TrainConfig) -> GLUS:
+    """The model training starts from, on the CPU, LoRA and the trainable set applied.
+
+    Raises:
+        InputError: nothing loadable there, or sizes no model can have.
+    """
+    glus = _start(config.model, config)
+    add_lora(glus.model, config.lora, config.loop.seed)
+    select_trainable(glus.model, config.trainable)
+    if config.gradient_checkpointing:
+        glus.model.language.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    return glus
+
+
+def _start(source: ModelSource, config: TrainConfig) -> GLUS:
+    if source.version is not None:
+        return GLUS.from_pretrained(
+            source.version,
+            dtype=DTYPES.get(config.loop.precision, DTYPES["fp32"]),
+            device="cpu",
+            vision_tower=source.vision_tower,
+            sam2_checkpoint=source.sam2_checkpoint,
+            image_size=source.image_size,
+            behaviour=RELEASED_TRAINING if config.compat == "released" else None,
+        )
+    assert source.sizes is not None  # checked by ModelSource
+    assert source.tokenizer is not None
+    tokenizer = GlusTokenizer.from_folder(source.tokenizer)
+    content = merge(read_content(source.sizes), {"language": {"vocab_size": len(tokenizer)}})
+    if source.image_size is not None:
+        content = merge(content, {"sam2": {"image_size": source.image_size}})
+    if config.compat == "released":
+        content = merge(content, {"behaviour": dataclasses.asdict(RELEASED_TRAINING)})
+    sizes = from_dict(ModelConfig, content, source.sizes)
+    tokenizer = GlusTokenizer.from_folder(source.tokenizer, sizes.behaviour.strip_around_added_tokens)
+    return GLUS(fresh_model(sizes, tokenizer, config.loop.seed), tokenizer)
+
+
+def build_source(config: TrainConfig) -> SampleSource:
+    """Where samples come from.
+
+    Raises:
+        InputError: names and rates that do not match, sets that are missing or faulty.
+    """
+    data = config.data
+    rules = SamplingRules(
+        context_frames=data.context_frame_num,
+        query_frames=data.question_frame_num,
+        expressions=data.num_classes_per_sample,
+        overlap=config.objective.rules.overlap,
+    )
+    if data.refer_video_seg_data == SYNTHETIC:
+        return SyntheticSource(data.synthetic, rules)
+    mixture = parse_mixture(data.refer_video_seg_data, data.sample_rates)
+    return open_records(mixture, data.dataset_dir, rules, data.set_name)
+
+
+def contrastive_records(config: TrainConfig) -> Mapping[str, Callable[[], Iterable[Record]]] | None:
+    """What the contrastive loss reads when it first meets a MeViS token (D20); None where it is off."""
+    if not config.use_contrastive_loss:
+        return None
+    return {"mevis": partial(load_records, "mevis", config.data.dataset_dir, config.data.set_name)}
+
+
+def build_task(config: TrainConfig, glus: GLUS, place: Place) -> GlusTask:
+    """The GLUS task on its samples."""
+    seed = config.loop.seed
+    return GlusTask(
+        glus.model,
+        TrainingSet(build_source(config), glus.tokenizer, glus.config, seed),
+        config.objective,
+        contrastive_records(config),
+        use_memory=config.use_mem_bank,
+        memory_dropout=config.model.memory_dropout,
+        seed=seed,
+        rank=place.rank,
+    )
+
+
+def build_validator(config: TrainConfig, glus: GLUS) -> SegmentationValidator | None:
+    """The validation of `config`; None where it is off."""
+    if not config.loop.validate_every:
+        return None
+    asked = config.validation
+    if asked.dataset == SYNTHETIC:
+        videos = synthetic_held_out(VALIDATION_SERIES, asked.limit, config.data.synthetic)
+    else:
+        folder = asked.dataset_dir or config.data.dataset_dir
+        videos = records_held_out(asked.dataset, folder, asked.set_name, asked.limit)
+    inference = asked.inference
+    if inference.use_memory != config.use_mem_bank:
+        raise InputError(
+            f"use_mem_bank {config.use_mem_bank} trains what validation.inference.use_memory "
+            f"{inference.use_memory} does not show; set both alike"
+        )
+    return SegmentationValidator(videos, glus.tokenizer, inference, asked.pictures)
+
+
+def about(config: TrainConfig, glus: GLUS) -> dict[str, Any]:
+    """What a checkpoint says of its run, for `glus.training.merge`."""
+    return {"model": glus.config.to_dict(), "config": dataclasses.asdict(config)}
+
+
+def save_tokenizer(glus: GLUS, log_dir: Path) -> None:
+    """Put the tokenizer where `glus.training.merge` looks for it."""
+    glus.tokenizer.save(log_dir / "tokenizer")
