@@ -51,7 +51,7 @@ class StepModule(nn.Module):
         return output.loss, dict(output.scalars)
 
     def _attention(self) -> contextlib.AbstractContextManager[None]:
-        """On a CPU torch's fused attention computes bf16 at fp32's speed; plain matrix products take half as long."""
+        """On a CPU torch's fused attention is no faster in bf16 than in fp32; plain products take half as long."""
         if self.device_type != "cpu" or not self.autocast:
             return contextlib.nullcontext()
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # the CPU's path asks this switch, too
