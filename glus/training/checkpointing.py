@@ -130,6 +130,13 @@ class Checkpoints:
         for path in self.folder.glob(".tmp-step-*"):
             shutil.rmtree(path)
 
+    def forget_after(self, step: int) -> None:
+        """Delete what lies behind the checkpoint a run resumes from: it is damaged, and would count as newest."""
+        if self.place.is_main:
+            for later in self.steps():
+                if later > step:
+                    shutil.rmtree(self.folder / f"step-{later:08d}")
+
     def steps(self) -> list[int]:
         """Steps of which there is a folder, complete or not."""
         if not self.folder.is_dir():
@@ -250,6 +257,22 @@ def _crc(path: Path) -> int:
         while chunk := handle.read(_CHUNK):
             value = zlib.crc32(chunk, value)
     return value
+
+
+def move_aside(log_dir: Path) -> None:
+    """Put an earlier run's files into a folder of their own, `before-1`, `before-2`, ..."""
+    names = (FOLDER, "log.jsonl", "tensorboard", "model")
+    there = [log_dir / name for name in names if (log_dir / name).exists()]
+    if not there:
+        return
+    number = 1
+    while (log_dir / f"before-{number}").exists():
+        number += 1
+    target = log_dir / f"before-{number}"
+    target.mkdir()
+    for path in there:
+        os.replace(path, target / path.name)
+    logger.info("the earlier run is now in %s", target)
 
 
 def fault_of(folder: Path) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -58,13 +57,10 @@ def run_training(config: TrainConfig, place: Place, log_dir: Path, args: argpars
     """Train to the end or to the time limit, then export."""
     from glus.training.launch import barrier
 
-    if args.no_resume and place.is_main:
-        move_aside(log_dir)
-    barrier()
     glus, trainer = make_trainer(config, place, log_dir)
     if place.is_main:
         glus.tokenizer.save(log_dir / "tokenizer")
-    result = trainer.run()
+    result = trainer.run(resume=not args.no_resume)
     if not result.finished:
         logger.info("time is up after step %d of %d; the same command goes on", result.step, config.loop.steps)
         return 0
@@ -92,22 +88,6 @@ def export(log_dir: Path) -> None:
     from glus.training.merge import export_checkpoint
 
     export_checkpoint(log_dir, log_dir / MODEL)
-
-
-def move_aside(log_dir: Path) -> None:
-    """Put an earlier run's files into a folder of their own, `before-1`, `before-2`, ..."""
-    names = ("checkpoints", "log.jsonl", "tensorboard", MODEL)
-    there = [log_dir / name for name in names if (log_dir / name).exists()]
-    if not there:
-        return
-    number = 1
-    while (log_dir / f"before-{number}").exists():
-        number += 1
-    target = log_dir / f"before-{number}"
-    target.mkdir()
-    for path in there:
-        os.replace(path, target / path.name)
-    logger.info("the earlier run is now in %s", target)
 
 
 def run_dry(config: TrainConfig, place: Place, log_dir: Path) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from glus.errors import InputError
 from glus.modeling.glus import GLUSModel
-from glus.training.checkpointing import Best, Checkpoints, RunFacts
+from glus.training.checkpointing import Best, Checkpoints, RunFacts, move_aside
 from glus.training.config import LoopConfig
 from glus.training.engine import Engine
 from glus.training.failures import Moment, NonFiniteLoss, is_out_of_memory, save_failure
@@ -112,12 +112,17 @@ class Trainer:
     def run(self, resume: bool = True) -> TrainResult:
         """Train to the end, from the newest complete checkpoint if there is one.
 
+        Without `resume` an earlier run's files are first moved into a folder of their own.
+
         Raises:
             InputError: bad data, a checkpoint of another configuration, no memory left.
             NonFiniteLoss: a loss or gradient is NaN or infinite; a folder for replay is left in the log folder.
         """
+        if not resume and self.place.is_main:
+            move_aside(self.log_dir)
         newest = self.checkpoints.newest() if resume else None
         start = self.checkpoints.load(newest, self.engine, self.task) if newest is not None else 0
+        self.checkpoints.forget_after(start)
         best = self.checkpoints.best()
         best = best if best is not None and best.step <= start else None
         if newest is not None and self.place.is_main:

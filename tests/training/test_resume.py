@@ -143,7 +143,7 @@ def test_a_damaged_newest_checkpoint_falls_back(
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    run = trainer(run_dir, place, tiny_loop())
+    run = trainer(run_dir, place, tiny_loop(checkpoints=CheckpointConfig(every=1, keep=1)))
     run.run()
     assert "step-00000006 is left out: mp_rank_00_model_states.pt is damaged" in caplog.text
     assert same(weights(run.task), torch.load(whole / "final.pt"))
