@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from glus.api import DTYPES, GLUS
-from glus.config import Behaviour, ModelConfig, from_dict
+from glus.config import Behaviour, InferenceConfig, ModelConfig, from_dict
 from glus.data.datasets import load_records
 from glus.data.records import Record
 from glus.data.sampling import SampleSource, SamplingRules, open_records, parse_mixture
 from glus.data.synthetic.source import SyntheticSource
-from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.batches import TrainingSet
@@ -42,7 +41,7 @@ def build_model(config: TrainConfig) -> GLUS:
     add_lora(glus.model, config.lora, config.loop.seed)
     select_trainable(glus.model, config.trainable)
     if config.gradient_checkpointing:
-        glus.model.language.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        glus.model.language.decoder.activation_checkpointing_enable({"use_reentrant": False})
     return glus
 
 
@@ -96,12 +95,12 @@ def contrastive_records(config: TrainConfig) -> Mapping[str, Callable[[], Iterab
     return {"mevis": partial(load_records, "mevis", config.data.dataset_dir, config.data.set_name)}
 
 
-def build_task(config: TrainConfig, glus: GLUS, place: Place) -> GlusTask:
-    """The GLUS task on its samples."""
+def build_task(config: TrainConfig, glus: GLUS, source: SampleSource, place: Place) -> GlusTask:
+    """The GLUS task on samples of `source`."""
     seed = config.loop.seed
     return GlusTask(
         glus.model,
-        TrainingSet(build_source(config), glus.tokenizer, glus.config, seed),
+        TrainingSet(source, glus.tokenizer, glus.config, seed),
         config.objective,
         contrastive_records(config),
         use_memory=config.use_mem_bank,
@@ -121,12 +120,12 @@ def build_validator(config: TrainConfig, glus: GLUS) -> SegmentationValidator | 
     else:
         folder = asked.dataset_dir or config.data.dataset_dir
         videos = records_held_out(asked.dataset, folder, asked.set_name, asked.limit)
-    inference = asked.inference
-    if inference.use_memory != config.use_mem_bank:
-        raise InputError(
-            f"use_mem_bank {config.use_mem_bank} trains what validation.inference.use_memory "
-            f"{inference.use_memory} does not show; set both alike"
-        )
+    inference = InferenceConfig(
+        context_frames=config.data.context_frame_num,
+        query_frames=config.data.question_frame_num,
+        mem_stride=asked.mem_stride,
+        use_memory=config.use_mem_bank,
+    )
     return SegmentationValidator(videos, glus.tokenizer, inference, asked.pictures)
 
 

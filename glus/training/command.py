@@ -74,12 +74,13 @@ def run_training(config: TrainConfig, place: Place, log_dir: Path, args: argpars
 
 def make_trainer(config: TrainConfig, place: Place, log_dir: Path) -> tuple[GLUS, Trainer]:
     """Everything a run needs, built and checked."""
-    from glus.training.build import about, build_model, build_task, build_validator
+    from glus.training.build import about, build_model, build_source, build_task, build_validator
     from glus.training.config import identity
     from glus.training.trainer import Trainer
 
+    source = build_source(config)  # first: its faults show at once, while a large model takes minutes
     glus = build_model(config)
-    task, validator = build_task(config, glus, place), build_validator(config, glus)
+    task, validator = build_task(config, glus, source, place), build_validator(config, glus)
     return glus, Trainer(task, config.loop, place, log_dir, identity(config), about(config, glus), validator)
 
 
@@ -122,10 +123,10 @@ def run_dry(config: TrainConfig, place: Place, log_dir: Path) -> int:
 
 def run_replay(config: TrainConfig, place: Place, path: Path) -> int:
     """Run the batches of a saved failure and say where it begins."""
-    from glus.training.build import build_model, build_task
+    from glus.training.build import build_model, build_source, build_task
     from glus.training.failures import replay
 
-    task: Any = build_task(config, build_model(config), place)
+    task: Any = build_task(config, build_model(config), build_source(config), place)
     for found in replay(path, task, place.device, config.loop.precision == "bf16_autocast"):
         losses = ", ".join(f"{name} {value:.4g}" for name, value in found.scalars.items())
         where = f"not finite from {found.first} on" if found.first else "finite"

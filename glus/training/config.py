@@ -200,7 +200,8 @@ class ValidationConfig:
     dataset_dir: str | None = None
     """Default: that of the training data."""
     limit: int = 32
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    mem_stride: int = InferenceConfig.mem_stride
+    """Numbers of frames, and whether there is memory, are those of the training."""
     pictures: int = 4
     """Frames of the first expression shown in TensorBoard."""
 

@@ -153,7 +153,6 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         put(out, "use_contrastive_loss", True)
     if args.not_use_mem_bank:
         put(out, "use_mem_bank", False)
-        put(out, "validation.inference.use_memory", False)
     if args.gradient_checkpointing is not None:
         put(out, "gradient_checkpointing", args.gradient_checkpointing)
     if args.no_eval:

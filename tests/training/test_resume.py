@@ -47,23 +47,39 @@ def start(log_dir: Path, ranks: int, *flags: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_two_ranks_killed_in_the_middle_end_bit_equal(tmp_path: Path) -> None:
-    """ZeRO-2 over two processes, dropout and contrastive draws on; D34, D37."""
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log folder of an undisturbed run of two processes under ZeRO-2."""
     pytest.importorskip("deepspeed")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    status, said = start(whole, 2, "--stage", "2")
+    log_dir = tmp_path_factory.mktemp("two ranks")
+    status, said = start(log_dir, 2, "--stage", "2")
     assert status == 0, said
-    status, said = start(killed, 2, "--stage", "2", "--die", "3")
+    return log_dir
+
+
+def test_two_ranks_killed_in_the_middle_end_bit_equal(tmp_path: Path, two_ranks: Path) -> None:
+    """ZeRO-2 over two processes, dropout and contrastive draws on; D34, D35, D37."""
+    status, said = start(tmp_path, 2, "--stage", "2", "--die", "3")
     assert status == -signal.SIGKILL
-    assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000002"]
-    assert [line["step"] for line in log_lines(killed)] == [1, 2, 3]  # step 3 is done again
-    assert not (killed / "final.pt").exists()
-    status, said = start(killed, 2, "--stage", "2")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3]  # step 3 is done again
+    assert not (tmp_path / "final.pt").exists()
+    status, said = start(tmp_path, 2, "--stage", "2")
     assert status == 0, said
     assert "resuming after step 2" in said
-    assert log_lines(whole) == log_lines(killed)
-    assert len(log_lines(whole)) == 6
-    assert same(torch.load(whole / "final.pt"), torch.load(killed / "final.pt"))
+    assert log_lines(two_ranks) == log_lines(tmp_path)
+    assert len(log_lines(two_ranks)) == 6
+    assert same(torch.load(two_ranks / "final.pt"), torch.load(tmp_path / "final.pt"))
+
+
+def test_two_ranks_that_split_the_weights_give_the_same_losses(tmp_path: Path, two_ranks: Path) -> None:
+    """ZeRO-3 against ZeRO-2; the tiny model is split down to 300 elements."""
+    status, said = start(tmp_path, 2, "--stage", "3")
+    assert status == 0, said
+    for mine, theirs in zip(log_lines(tmp_path), log_lines(two_ranks), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    assert len(list((tmp_path / "checkpoints/step-00000006").glob("*_optim_states.pt"))) == 2
 
 
 def run_until(step: int, log_dir: Path, place: Place, **changes: Any) -> None:

@@ -65,7 +65,6 @@ def test_options_of_the_original_reach_their_fields() -> None:
     assert (config.loop.steps, config.loop.optimizer.lr) == (3000, 1e-4)
     assert config.use_contrastive_loss
     assert not config.use_mem_bank
-    assert not config.validation.inference.use_memory
     assert not config.gradient_checkpointing
     assert config.loop.deepspeed == DeepSpeedConfig(stage=3, extra={"a": {"b": 1}})
 
