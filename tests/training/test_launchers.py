@@ -33,7 +33,7 @@ def script(name: str, *arguments: str, **variables: str) -> subprocess.Completed
         env={**kept, **variables},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,
         check=False,
     )
 
