@@ -178,6 +178,7 @@ class InferenceConfig:
     """How a clip is walked through (reference glus.md, section 7)."""
 
     context_frames: int = 4
+    """0 for a model trained without them, such as those of the paper's ablation."""
     query_frames: int = 4
     mem_stride: int = 3
     """C8, D12: 3 at inference, 1 in training."""
@@ -189,9 +190,9 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("context_frames", "query_frames", "mem_stride"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name, least in (("context_frames", 0), ("query_frames", 1), ("mem_stride", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if not 0 <= self.question <= 3:
             raise InputError(f"question must be 0..3, found {self.question}")
 

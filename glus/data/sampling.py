@@ -77,8 +77,9 @@ class SamplingRules:
 
     def __post_init__(self) -> None:
         for name in ("context_frames", "query_frames", "expressions", "min_frames"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
+            least = 0 if name == "context_frames" else 1
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if self.overlap not in ("union", "sum"):
             raise InputError(f"overlap must be union or sum, found {self.overlap!r}")
 

@@ -54,11 +54,14 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
         "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
     )
     p.add_argument("--mem_stride", type=int, default=defaults.mem_stride, help="stride of remembered frames")
+    p.add_argument("--not_use_mem_bank", action="store_true", help="decode every frame without memory")
 
 
 def inference_config(args: argparse.Namespace) -> InferenceConfig:
     """How to walk through a clip, from the numbers among `add_model_arguments`."""
-    return InferenceConfig(args.context_frame_num, args.question_frame_num, args.mem_stride)
+    return InferenceConfig(
+        args.context_frame_num, args.question_frame_num, args.mem_stride, not args.not_use_mem_bank
+    )
 
 
 def model_settings(args: argparse.Namespace, device: str | None) -> dict[str, Any]:

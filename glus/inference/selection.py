@@ -23,10 +23,12 @@ def context_frames(n: int, count: int = 4, choice: ContextChoice = "middle") -> 
             scripts do (C12); "linspace" spreads them from the first to the last frame, as its notebook does.
 
     Raises:
-        ValueError: `n` or `count` below 1, or an unknown choice.
+        ValueError: `n` below 1, `count` below 0, or an unknown choice.
     """
-    if n < 1 or count < 1:
-        raise ValueError(f"need at least one frame and one context frame, got {n} and {count}")
+    if n < 1 or count < 0:
+        raise ValueError(f"need at least one frame and no less than 0 context frames, got {n} and {count}")
+    if count == 0:
+        return []
     if choice == "linspace":
         return [int(i) for i in np.linspace(0, n - 1, count, dtype=int)]
     if choice != "middle":

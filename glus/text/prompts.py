@@ -96,7 +96,9 @@ def question_text(expression: str, question: int = 0, lower: bool = True) -> str
 
 
 def context_block(context_frames: int = CONTEXT_FRAMES) -> str:
-    """The context images and the sentence about them, which open the first message."""
+    """The context images and the sentence about them, which open the first message; nothing without images."""
+    if context_frames == 0:
+        return ""
     return IMAGE_BLOCK * context_frames + CONTEXT_REQUEST
 
 

@@ -160,7 +160,15 @@ def test_numbers_of_frames_and_expressions_are_configurable(data: Path) -> None:
     assert len(sample.frames) == 6
 
 
-@pytest.mark.parametrize("name", ["context_frames", "query_frames", "expressions", "min_frames"])
+def test_there_may_be_no_context(data: Path) -> None:
+    """The paper's ablation without context frames."""
+    sample = draw(open_records([("mevis", 1)], data, SamplingRules(context_frames=0)))
+    assert (len(sample.context), len(sample.query)) == (0, 4)
+    with pytest.raises(InputError, match="context_frames must be at least 0, found -1"):
+        SamplingRules(context_frames=-1)
+
+
+@pytest.mark.parametrize("name", ["query_frames", "expressions", "min_frames"])
 def test_rules_need_at_least_one_of_each(name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} must be at least 1, found 0"):
         SamplingRules(**{name: 0})

@@ -42,6 +42,10 @@ def test_always_frames_of_the_clip(n: int, count: int) -> None:
         assert all(0 <= index < n for index in chosen)
 
 
+def test_no_context_frames() -> None:
+    assert context_frames(7, 0) == []
+
+
 def test_bad_requests() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         context_frames(0)

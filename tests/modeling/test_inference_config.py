@@ -105,7 +105,7 @@ def test_question(number: int) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"context_frames": 0}, "context_frames must be at least 1"),
+        ({"context_frames": -1}, "context_frames must be at least 0"),
         ({"query_frames": -1}, "query_frames must be at least 1"),
         ({"mem_stride": 0}, "mem_stride must be at least 1"),
         ({"question": 4}, r"question must be 0\.\.3"),
@@ -115,3 +115,15 @@ def test_question(number: int) -> None:
 def test_values_are_checked(values: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         InferenceConfig(**values)
+
+
+def test_alone_a_frame_depends_on_no_other() -> None:
+    """Without context, history and memory: the control that shows what motion is worth."""
+    alone = InferenceConfig(context_frames=0, query_frames=1, use_memory=False)
+    glus = tiny_glus()
+    whole = traces(glus, CLIP, config=alone)
+    assert {len(step.window_frames) for step in whole} == {1}
+    assert all(step.input_ids.count(IMAGE_INDEX) == 1 for step in whole)
+    for index, step in enumerate(whole):
+        (single,) = traces(glus, CLIP[index : index + 1], config=alone)
+        assert same_masks([step], [single]) == [True]

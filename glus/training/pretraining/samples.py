@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from glus.config import ModelConfig
 from glus.data.sampling import context_indices
 from glus.data.synthetic import SyntheticConfig, SyntheticVideo
-from glus.data.synthetic.source import DATASET, draw_video
+from glus.data.synthetic.source import DATASET, NO_SENTENCE, draw_video
 from glus.data.transforms import clip_image, sam_image
 from glus.errors import InputError
 from glus.text.labels import label_conversation
@@ -32,18 +33,21 @@ class PretrainingConfig:
         sentences: expressions about one frame, all after the same images.
         objects: masks asked for in the mask frames.
         mask_frames: frames of the mask side; one means no memory.
+        expressions: "blind" hides them (`glus.data.synthetic.source.NO_SENTENCE`).
     """
 
     sentences: int = 16
     objects: int = 5
     mask_frames: int = 1
     context_frames: int = 4
+    expressions: Literal["read", "blind"] = "read"
     video: SyntheticConfig = dataclasses.field(default_factory=lambda: SyntheticConfig(max_sentences=24))
 
     def __post_init__(self) -> None:
         for name in ("sentences", "objects", "mask_frames", "context_frames"):
-            if getattr(self, name) < 1:
-                raise InputError(f"pretraining.{name} must be at least 1, found {getattr(self, name)}")
+            least = 0 if name == "context_frames" else 1
+            if getattr(self, name) < least:
+                raise InputError(f"pretraining.{name} must be at least {least}, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,12 @@ class PretrainingSet:
             for s in sentences
         ]
         size, view = self.model.vision.image_size, self.model.behaviour.clip_view
+        reads = self.config.expressions == "read"
         return {
             "clip_pixels": torch.stack([clip_image(video.frames[frame], size, view) for frame in frames]),
             "looks": torch.from_numpy(np.stack([per_cell(look, owner, UNKNOWN) for owner in owners])),
             "claims": torch.from_numpy(per_cell(claims(video), owners[-1], 0)),
-            "rows": tuple(self._row(s.text, rng) for s in sentences),
+            "rows": tuple(self._row(s.text if reads else NO_SENTENCE, rng) for s in sentences),
             "hints": torch.from_numpy(np.stack(hints)),
         }
 

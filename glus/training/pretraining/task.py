@@ -29,9 +29,6 @@ from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, UNKNOWN, 
 from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
 from glus.training.task import Samples
 
-TOWER_SHARE = 0.1
-"""How much of the language model's gradient reaches the vision tower in pretraining."""
-
 
 @dataclass(frozen=True)
 class PretrainingOutput:
@@ -59,6 +56,7 @@ class Pretraining(nn.Module):
         width, out = model.config.language.hidden_size, model.config.sam2.hidden_size
         self.cells = model.config.vision.tokens_per_image
         self.see = nn.Linear(width, 1 + LOOK_COUNT)
+        self.place = nn.Linear(width, self.cells)
         self.follow = nn.Linear(width, 1 + LOOK_COUNT + len(CLAIMS))
         self.point = nn.Linear(width, self.cells + 1 + LOOK_COUNT)
         self.register_buffer("code", _random_code(hint_size(self.cells), out))
@@ -90,9 +88,9 @@ class Pretraining(nn.Module):
         images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
         frame_looks = torch.cat([sample.looks for sample in batch])
         seen, scalars["see"] = _looks_loss(self.see(images), frame_looks)
-        # Left alone, the untrained language model's gradient drowns what the tower is to learn.
-        quiet = images.detach() + TOWER_SHARE * (images - images.detach())
-        prefix, tails = self._read(batch, quiet)
+        placed = self._place_loss(images)
+        # The gradient of an untrained language model drowns what the tower is to learn.
+        prefix, tails = self._read(batch, images.detach())
         query = self.follow(prefix[:, -self.cells :])
         last_looks = torch.stack([sample.looks[-1] for sample in batch])
         followed, scalars["follow"] = _looks_loss(query[..., : 1 + LOOK_COUNT], last_looks)
@@ -104,17 +102,30 @@ class Pretraining(nn.Module):
         answers = self.model.language.logits(tails, fp32=True).float()
         answer = F.cross_entropy(answers, answers.new_full((len(tails),), self.model.seg_id, dtype=torch.long))
         scalars |= {"claims": claimed, "point": pointed, "answer": answer}
-        return seen + followed + 3 * claimed + pointed + 0.1 * answer
+        named, scalars["named"] = self._name(batch)
+        return seen + 0.3 * placed + followed + 3 * claimed + pointed + named + 0.1 * answer
+
+    def _place_loss(self, images: torch.Tensor) -> torch.Tensor:
+        """Every image token knows its cell; what points at an object has to read it there."""
+        wanted = torch.arange(self.cells, device=images.device).expand(len(images), -1)
+        return F.cross_entropy(self.place(images).float().flatten(0, 1), wanted.flatten())
+
+    def _name(self, batch: Sequence[PretrainingSample]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and hit rate of the looks a sentence alone gives away, no image before it."""
+        rows = [row[_last_image(row) + 1 :] for sample in batch for row in sample.rows]
+        states = self.model.language(self.model.language.embedding(_padded(rows, self.code.device)))
+        last = states[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        wanted = _one_hot_to_index(torch.cat([sample.hints for sample in batch])[:, self.cells + 2 :])
+        return _attribute_loss(self.point(last)[:, self.cells + 1 :], wanted)
 
     def _read(self, batch: Sequence[PretrainingSample], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States of the shared prefixes (B, P, H) and those that predict each [SEG] (B K, H)."""
         rows = [row for sample in batch for row in sample.rows]
-        cut = max(i for i, token in enumerate(rows[0]) if token == IMAGE_INDEX) + 1
+        cut = _last_image(rows[0]) + 1
         if any(row[:cut] != rows[0][:cut] or IMAGE_INDEX in row[cut:] for row in rows):
             raise ValueError("the conversations of a pretraining batch must be alike up to their last image")
         prefix = self.model.assemble([rows[0][:cut]] * len(batch), images).embeddings
-        longest = max(map(len, rows)) - cut
-        ids = torch.tensor([[*row[cut:], *[0] * (longest - len(row) + cut)] for row in rows], device=images.device)
+        ids = _padded([row[cut:] for row in rows], images.device)
         owner = torch.arange(len(batch), device=images.device).repeat_interleave(
             torch.tensor([len(sample.rows) for sample in batch], device=images.device)
         )
@@ -174,6 +185,16 @@ class Pretraining(nn.Module):
                 )
             )
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _last_image(row: Sequence[int]) -> int:
+    return max(i for i, token in enumerate(row) if token == IMAGE_INDEX)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Token ids as a rectangle, padded to the right with id 0."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
 def _iou(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

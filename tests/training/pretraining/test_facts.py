@@ -1,0 +1,71 @@
+"""What pretraining tells a model of a video: against the video itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glus.data.synthetic import SyntheticConfig, SyntheticVideo, generate_video
+from glus.training.pretraining import facts
+
+SIDE = 8
+
+
+@pytest.fixture(scope="module")
+def video() -> SyntheticVideo:
+    return generate_video(5, 1, SyntheticConfig(width=128, height=96, frames=12))
+
+
+def test_shares_of_cells_add_up_to_the_area(video: SyntheticVideo) -> None:
+    shares = facts.cell_shares(video.masks[:, 0], SIDE)
+    assert shares.shape == (len(video.masks), SIDE, SIDE)
+    np.testing.assert_allclose(shares.mean(axis=(1, 2)), video.masks[:, 0].mean(axis=(1, 2)), atol=1e-5)
+    rows, columns = np.nonzero(video.masks[0, 0])
+    top = np.unravel_index(shares[0].argmax(), (SIDE, SIDE))
+    assert abs(top[0] - rows.mean() / 96 * SIDE) < 1.5
+    assert abs(top[1] - columns.mean() / 128 * SIDE) < 1.5
+
+
+def test_looks_and_claims_are_those_of_the_scene(video: SyntheticVideo) -> None:
+    table = facts.looks(video)
+    for thing, row in zip(video.scene.things, table, strict=True):
+        names = (thing.colour, thing.shape, thing.texture, thing.size)
+        told = [facts.LOOKS[i][value] for i, value in enumerate(row) if value != facts.UNKNOWN]
+        assert told == list(names)[: len(told)]
+    verdicts = facts.claims(video)
+    assert verdicts.shape == (len(video.masks), len(facts.CLAIMS))
+    assert set(np.unique(verdicts)) <= {-1.0, 0.0, 1.0}
+    for sentence in video.sentences:
+        if sentence.predicate in facts.CLAIMS:
+            column = facts.CLAIMS.index(sentence.predicate)
+            assert all(verdicts[target, column] == 1 for target in sentence.targets)
+
+
+def test_a_cell_shows_the_object_that_covers_most_of_it(video: SyntheticVideo) -> None:
+    owner = facts.shown(video, 0, SIDE)
+    shares = facts.cell_shares(video.masks[:, 0], SIDE).reshape(len(video.masks), -1)
+    for cell, number in enumerate(owner):
+        if number < 0:
+            assert shares[:, cell].max() <= facts.SEEN_SHARE
+        else:
+            assert shares[number, cell] == shares[:, cell].max() > facts.SEEN_SHARE
+    table = np.arange(2 * len(video.masks)).reshape(-1, 2)
+    spread = facts.per_cell(table, owner, -7)
+    assert (spread[owner < 0] == -7).all()
+    assert (spread[owner >= 0] == table[owner[owner >= 0]]).all()
+
+
+def test_a_hint_says_where_whether_and_what(video: SyntheticVideo) -> None:
+    look = facts.looks(video)[0]
+    told = facts.hint(video.masks[0, 0], SIDE, look)
+    assert told.shape == (facts.hint_size(SIDE * SIDE),)
+    np.testing.assert_allclose(
+        told[: SIDE * SIDE] ** 2, facts.cell_shares(video.masks[:1, 0], SIDE).ravel(), atol=1e-6
+    )
+    assert told[SIDE * SIDE] == 1
+    assert told[SIDE * SIDE + 1] == 0
+    assert told[SIDE * SIDE + 2 + look[0]] == 1
+    assert told[SIDE * SIDE + 2 :].sum() == (look != facts.UNKNOWN).sum()
+    empty = facts.hint(np.zeros_like(video.masks[0, 0]), SIDE, None)
+    assert not empty.any()
+    assert facts.no_hint(SIDE).sum() == facts.no_hint(SIDE)[SIDE * SIDE + 1] == 1

@@ -1,0 +1,148 @@
+"""Pretraining: its samples, its losses, its run, and the model it ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import tiny_config
+from tiny_text import tiny_tokenizer
+
+from glus.__main__ import main
+from glus.api import GLUS
+from glus.config import Behaviour, ModelConfig
+from glus.data.synthetic import SyntheticConfig
+from glus.errors import InputError
+from glus.modeling.pretrained import fresh_model
+from glus.text.tokenizer import IMAGE_INDEX
+from glus.training.launch import Place
+from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
+from glus.training.pretraining.task import Pretraining, PretrainingTask
+
+SMALL = PretrainingConfig(
+    sentences=3, objects=3, mask_frames=2, video=SyntheticConfig(width=96, height=64, frames=8, max_sentences=12)
+)
+
+
+def sizes() -> ModelConfig:
+    return tiny_config(behaviour=Behaviour(token_pooling="grid", clip_view="squash"), memory_dropout=0.0)
+
+
+def samples(config: PretrainingConfig = SMALL, seed: int = 0) -> PretrainingSet:
+    return PretrainingSet(config, sizes(), tiny_tokenizer(), seed)
+
+
+def test_samples_depend_on_seed_and_number_alone() -> None:
+    first, again, other = samples()[4], samples()[4], samples()[5]
+    assert first.rows == again.rows
+    assert torch.equal(first.mask_hints, again.mask_hints)
+    assert first.video != other.video
+    assert samples(seed=1)[4].video != first.video
+
+
+def test_a_sample_fits_together() -> None:
+    sample = samples()[0]
+    assert sample.clip_pixels.shape[0] == 5
+    assert sample.looks.shape == (5, 4, 4)
+    assert sample.claims.shape[0] == sample.looks.shape[1]
+    assert len(sample.rows) == len(sample.hints) == 3
+    assert all(row.count(IMAGE_INDEX) == 5 for row in sample.rows)
+    assert tiny_tokenizer().seg_id not in {token for row in sample.rows for token in row}
+    objects, frames = sample.masks.shape[:2]
+    assert sample.mask_hints.shape[:2] == (objects, frames) == (3, 2)
+    assert sample.sam_pixels.shape[0] == 2
+
+
+def test_the_blind_twin_reads_the_same_words_of_every_object() -> None:
+    rows = samples(dataclasses.replace(SMALL, expressions="blind", sentences=12))[0].rows
+    tails = {row[max(i for i, t in enumerate(row) if t == IMAGE_INDEX) :] for row in rows}
+    assert 1 < len(tails) <= 20, "only the templates differ"
+    assert len({row[max(i for i, t in enumerate(row) if t == IMAGE_INDEX) :] for row in samples()[0].rows}) == 3
+
+
+def test_image_tokens_must_cover_the_frame_on_a_grid() -> None:
+    for behaviour in (Behaviour(clip_view="squash"), Behaviour(token_pooling="grid")):
+        with pytest.raises(InputError, match="pretraining needs image tokens"):
+            PretrainingSet(SMALL, tiny_config(behaviour=behaviour), tiny_tokenizer(), 0)
+    with pytest.raises(InputError, match=r"pretraining\.sentences must be at least 1"):
+        dataclasses.replace(SMALL, sentences=0)
+
+
+def test_each_side_trains_its_own_parts() -> None:
+    batch = [samples()[0], samples()[1]]
+    for side, other in (("language", "sam."), ("masks", "language.")):
+        model = fresh_model(sizes(), tiny_tokenizer())
+        task = PretrainingTask(model, samples(), language=side == "language", masks=side == "masks")
+        task.train_mode()
+        task.module(batch).loss.backward()
+        trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        assert not any(name.startswith(other) for name in trained)
+        wanted = ("vision.tower.", "language.decoder.", "seg_head.") if side == "language" else ("sam.",)
+        for prefix in wanted:
+            assert any(name.startswith(prefix) for name in trained), prefix
+    assert any("memory_attention" in name for name in trained)
+
+
+def test_the_prompt_of_a_hint_is_fixed_and_tells_hints_apart() -> None:
+    one, two = (Pretraining(fresh_model(sizes(), tiny_tokenizer())) for _ in range(2))
+    hints = samples()[0].hints
+    assert torch.equal(one.prompt(hints), two.prompt(hints))
+    assert not torch.allclose(one.prompt(hints[:1]), one.prompt(hints[:1] * 0))
+
+
+def test_losses_fall(place: Place) -> None:
+    """On one batch, both sides: the gradients point the right way."""
+    torch.manual_seed(0)
+    task = PretrainingTask(fresh_model(sizes(), tiny_tokenizer()), samples())
+    task.train_mode()
+    batch = [samples()[0]]
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    seen = []
+    for _ in range(12):
+        output = task.module(batch)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        seen.append({name: float(value) for name, value in output.scalars.items()})
+    for name in ("claims", "point", "spoken", "answer", "bce"):
+        assert seen[-1][name] < 0.9 * seen[0][name], name
+
+
+def test_a_run_of_the_command_stops_resumes_and_exports(
+    tmp_path: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    tiny_tokenizer().save(tokenizer)
+    model = sizes().to_dict()
+    (tmp_path / "sizes.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(model))))
+    config = {
+        "sizes": str(tmp_path / "sizes.yaml"),
+        "tokenizer": str(tokenizer),
+        "samples": json.loads(json.dumps(dataclasses.asdict(SMALL))),
+        "loop": {
+            "steps": 2,
+            "batch_size": 1,
+            "grad_accumulation_steps": 1,
+            "workers": 0,
+            "precision": "fp32",
+            "deepspeed": {"stage": 0},
+            "checkpoints": {"every": 1, "keep": 1},
+            "logging": {"tensorboard": False, "progress": False},
+        },
+    }
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(config))
+    command = ["pretrain", "--config", str(tmp_path / "pretrain.yaml")]
+    assert main([*command, "--log_dir", str(tmp_path / "masks"), "--side", "masks"]) == 0
+    assert '"finished": true' in capsys.readouterr().out
+    joined = [*command, "--log_dir", str(tmp_path / "all"), "--side", "language"]
+    assert main([*joined, "--masks_from", str(tmp_path / "masks" / "model")]) == 0
+    both, masks = (GLUS.from_pretrained(tmp_path / name / "model") for name in ("all", "masks"))
+    name = "sam_mask_decoder.iou_token.weight"
+    assert torch.equal(both.model.sam.state_dict()[name], masks.model.sam.state_dict()[name])
+    assert not torch.equal(both.model.seg_head[0].weight, masks.model.seg_head[0].weight)
+    assert main([*joined, "--steps", "3"]) == 2, "another number of steps is another run"
+    assert "steps" in capsys.readouterr().err
