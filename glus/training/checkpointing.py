@@ -139,27 +139,15 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of which there is a folder, complete or not."""
-        if not self.folder.is_dir():
-            return []
-        matches = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
-        return [int(match[1]) for match in matches if match]
+        return steps_in(self.folder)
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint; warns of newer ones that are incomplete or damaged.
 
         Rank 0 reads them all through, and all ranks get its answer.
         """
-        found = gather(self.place, self._newest() if self.place.is_main else None)[0]
+        found = gather(self.place, newest_in(self.folder) if self.place.is_main else None)[0]
         return found if isinstance(found, Path) else None
-
-    def _newest(self) -> Path | None:
-        for step in sorted(self.steps(), reverse=True):
-            path = self.folder / f"step-{step:08d}"
-            fault = fault_of(path)
-            if fault is None:
-                return path
-            logger.warning("checkpoint %s is left out: %s", path, fault)
-        return None
 
     def best(self) -> Best | None:
         """The best validation whose checkpoint is still there."""
@@ -273,6 +261,25 @@ def move_aside(log_dir: Path) -> None:
     for path in there:
         os.replace(path, target / path.name)
     logger.info("the earlier run is now in %s", target)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a run's `checkpoints` folder, complete or not."""
+    if not folder.is_dir():
+        return []
+    matches = (_STEP.fullmatch(path.name) for path in folder.iterdir())
+    return [int(match[1]) for match in matches if match]
+
+
+def newest_in(folder: Path) -> Path | None:
+    """The newest complete checkpoint there; warns of newer ones that are incomplete or damaged."""
+    for step in sorted(steps_in(folder), reverse=True):
+        path = folder / f"step-{step:08d}"
+        fault = fault_of(path)
+        if fault is None:
+            return path
+        logger.warning("checkpoint %s is left out: %s", path, fault)
+    return None
 
 
 def fault_of(folder: Path) -> str | None:

@@ -19,7 +19,7 @@ from glus.modeling.checkpoints import State, check_fit, load_state
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import name_some
 from glus.text.tokenizer import GlusTokenizer
-from glus.training.checkpointing import BEST, COMPLETE, FOLDER, FORMAT, TRAINER, fault_of
+from glus.training.checkpointing import BEST, COMPLETE, FOLDER, FORMAT, TRAINER, fault_of, newest_in, steps_in
 from glus.training.parameters import LoraSettings, fold_lora
 from glus.training.released import TOWER_FOLDER, write_released
 from glus.training.shards import read_shards
@@ -75,9 +75,6 @@ def export_checkpoint(
     if layout not in ("ours", "released"):
         raise InputError(f"layout must be ours or released, found {layout!r}")
     checkpoint = find_checkpoint(Path(source), which)
-    fault = fault_of(checkpoint)
-    if fault is not None:
-        raise InputError(f"{checkpoint} cannot be exported: {fault}")
     trained = read_trained(checkpoint)
     target = Path(out)
     _check_target(target)
@@ -105,26 +102,28 @@ def export_checkpoint(
 
 
 def find_checkpoint(source: Path, which: Literal["newest", "best"] = "newest") -> Path:
-    """A checkpoint folder: `source` itself, or the one wanted of the run that logs there.
+    """A complete checkpoint: `source` itself, or the one wanted of the run that logs there.
 
     Raises:
-        InputError: there is none, or it is not complete; says what was found.
+        InputError: there is none, or it is incomplete or damaged; says what was found.
     """
-    if (source / TRAINER).is_file() or (source / COMPLETE).is_file():
-        return source
     folder = source if source.name == FOLDER else source / FOLDER
-    if which == "best":
+    named = source if (source / TRAINER).is_file() or (source / COMPLETE).is_file() else None
+    if named is None and which == "best":
         best = folder / BEST
         if not best.is_file():
             raise InputError(f"no checkpoint of {source} was validated: {best} is missing; export the newest")
-        return folder / f"step-{field(read_json(best, 'best checkpoint'), 'step', int, best, 'file'):08d}"
-    steps = sorted(path for path in folder.glob("step-*") if path.is_dir())
-    for path in reversed(steps):
-        fault = fault_of(path)
-        if fault is None:
-            return path
-        logger.warning("checkpoint %s is left out: %s", path, fault)
-    found = f"{len(steps)} checkpoints, none of them complete" if steps else "no checkpoint"
+        named = folder / f"step-{field(read_json(best, 'best checkpoint'), 'step', int, best, 'file'):08d}"
+    if named is not None:
+        fault = fault_of(named)
+        if fault is not None:
+            raise InputError(f"{named} cannot be exported: {fault}")
+        return named
+    newest = newest_in(folder)
+    if newest is not None:
+        return newest
+    count = len(steps_in(folder))
+    found = f"{count} checkpoints, none of them complete" if count else "no checkpoint"
     raise InputError(f"{source} holds {found}; give a folder .../{FOLDER}/step-..., or the log folder of a run")
 
 
