@@ -62,7 +62,7 @@ class LanguageModel(nn.Module):
 
     def with_shared_prefix(
         self, prefix: torch.Tensor, tails: torch.Tensor, owner: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """States of rows that begin alike, each beginning computed once.
 
         Row r is `prefix[owner[r]]` followed by `tails[r]`; the states equal those of the joined rows to rounding.
@@ -73,11 +73,13 @@ class LanguageModel(nn.Module):
             owner: (R,) index of each row's prefix.
 
         Returns:
-            (B, P, H) states of the prefixes and (R, N, H) states of the tails.
+            (B, P, H) states of the prefixes, (R, N, H) states of the tails, and per layer the attention keys
+            (B, heads, P, H / heads) of the prefixes.
         """
         first = self.decoder(inputs_embeds=prefix, use_cache=True)
+        layers = first.past_key_values.layers
         shared = DynamicCache()
-        for number, layer in enumerate(first.past_key_values.layers):
+        for number, layer in enumerate(layers):
             shared.update(layer.keys[owner], layer.values[owner], number)
         before, length = prefix.shape[1], tails.shape[1]
         positions = torch.arange(before + length, device=tails.device)
@@ -89,7 +91,7 @@ class LanguageModel(nn.Module):
             past_key_values=shared,
             use_cache=True,
         )
-        return first.last_hidden_state, second.last_hidden_state
+        return first.last_hidden_state, second.last_hidden_state, [layer.keys for layer in layers]
 
     def logits(self, states: torch.Tensor, fp32: bool) -> torch.Tensor:
         """Next-token logits of states (..., H) -> (..., vocabulary); in fp32 arithmetic if asked (D52)."""

@@ -19,10 +19,12 @@ def test_shared_prefixes_give_the_states_of_the_joined_rows() -> None:
     owner = torch.tensor([0, 0, 1, 1, 1])
     weights = torch.randn(5, 4, 32)
 
-    before, after = model.with_shared_prefix(prefix, tails, owner)
+    before, after, keys = model.with_shared_prefix(prefix, tails, owner)
     joined = model(torch.cat([prefix[owner], tails], dim=1))
     torch.testing.assert_close(joined[:, :11], before[owner], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(joined[:, 11:], after, rtol=1e-5, atol=1e-5)
+
+    assert [layer.shape for layer in keys] == [(2, 2, 11, 16)] * 3
 
     (shared,) = torch.autograd.grad((after * weights).sum(), prefix)
     (plain,) = torch.autograd.grad((joined[:, 11:] * weights).sum(), prefix)

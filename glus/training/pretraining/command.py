@@ -10,16 +10,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from glus.api import GLUS
-from glus.config import ModelConfig, load_yaml
+from glus.config import ModelConfig, from_dict, load_yaml
 from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import GlusTokenizer
-from glus.training.config import LoopConfig, loop_identity
+from glus.training.config import LoopConfig, loop_identity, merge, read_content
 from glus.training.launch import join
 from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
 from glus.training.pretraining.task import PretrainingTask
@@ -33,18 +33,16 @@ class PretrainConfig:
     """A pretraining run.
 
     Attributes:
-        side: what learns; the two sides are independent, and may run at the same time and be joined by
-            `masks_from`.
+        side: what learns; the two sides are independent: they may run at the same time, and `join_sides` makes
+            one model of them.
         sizes: YAML of the new model's sizes; needs `tokenizer`, a folder.
         start: a folder of ours to go on from, instead of `sizes` and `tokenizer`.
-        masks_from: a folder of ours whose SAM-2 part goes into the exported model.
     """
 
     side: Literal["both", "language", "masks"] = "both"
     sizes: str | None = None
     tokenizer: str | None = None
     start: str | None = None
-    masks_from: str | None = None
     samples: PretrainingConfig = field(default_factory=PretrainingConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -74,15 +72,26 @@ def run(config: PretrainConfig, log_dir: Path, resume: bool = True) -> TrainResu
     samples = PretrainingSet(config.samples, model.config, tokenizer, config.loop.seed)
     task = PretrainingTask(model, samples, config.side != "masks", config.side != "language")
     identity = {**dataclasses.asdict(config), "loop": loop_identity(config.loop)}
-    del identity["masks_from"]
     about = {"config": dataclasses.asdict(config), "model": model.config.to_dict()}
     result = Trainer(task, config.loop, place, log_dir, identity, about).run(resume)
     if place.is_main:
-        if config.masks_from is not None:
-            other = GLUS.from_pretrained(config.masks_from, device="cpu", dtype=torch.float32)
-            model.sam.load_state_dict(other.model.sam.state_dict())
         GLUS(model.eval(), tokenizer).save_pretrained(log_dir / "model")
     return result
+
+
+def join_sides(language: Path, masks: Path, out: Path) -> None:
+    """Write a model with the SAM-2 part of `masks` and all else of `language`, two folders of ours.
+
+    Raises:
+        InputError: models of different sizes.
+    """
+    whole, other = (
+        GLUS.from_pretrained(folder, device="cpu", dtype=torch.float32) for folder in (language, masks)
+    )
+    if whole.config != other.config:
+        raise InputError(f"{language} and {masks} are models of different configurations and cannot be joined")
+    whole.model.sam.load_state_dict(other.model.sam.state_dict())
+    whole.save_pretrained(out)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,32 +101,50 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain a small GLUS on synthetic videos: masks from hints, hints from sentences. Resumes "
         "what is in the log folder; ends with LOG_DIR/model, from which `python -m glus train` goes on.",
     )
-    out.add_argument("--config", required=True, help="YAML, e.g. configs/pretrain_tiny.yaml")
+    how = out.add_mutually_exclusive_group(required=True)
+    how.add_argument("--config", help="YAML, e.g. configs/pretrain_tiny.yaml")
+    how.add_argument(
+        "--join_sides",
+        nargs=2,
+        type=Path,
+        metavar=("LANGUAGE", "MASKS"),
+        help="no training: write LOG_DIR/model with the SAM-2 part of the folder MASKS, the rest of LANGUAGE",
+    )
     out.add_argument("--log_dir", required=True, type=Path, help="checkpoints, log.jsonl, model/")
-    out.add_argument("--side", choices=("both", "language", "masks"), help="default: as in the file")
-    out.add_argument("--start", help="folder to go on from, instead of the file's")
-    out.add_argument("--masks_from", help="folder whose SAM-2 part goes into the exported model")
-    out.add_argument("--steps", type=int, help="optimizer steps of the whole run; default: as in the file")
+    out.add_argument("--start", help="folder to go on from, instead of a new model")
+    out.add_argument("--tokenizer", help="folder of a new model's tokenizer")
+    out.add_argument("--side", choices=("both", "language", "masks"), help="what learns")
+    out.add_argument("--steps", type=int, help="optimizer steps of the whole run")
     out.add_argument("--max_minutes", type=float, help="stop in good order after this; the same command goes on")
-    out.add_argument("--mask_frames", type=int, help="frames of the mask side; default: as in the file")
+    out.add_argument("--mask_frames", type=int, help="frames of the mask side; more than one trains the memory")
+    out.add_argument("--stills", action="store_true", help="language side: one frame, no sentences about motion")
     out.add_argument("--no_resume", action="store_true", help="do not go on from a checkpoint in LOG_DIR")
     return out
+
+
+def configuration(args: argparse.Namespace) -> PretrainConfig:
+    """The file's configuration, what the options say laid on it."""
+    content = read_content(args.config)
+    samples: dict[str, Any] = {"context_frames": 0, "motion": False} if args.stills else {}
+    if args.mask_frames is not None:
+        samples["mask_frames"] = args.mask_frames
+    names = ("steps", "max_minutes")
+    over: dict[str, Any] = {"samples": samples}
+    over["loop"] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    over |= {name: getattr(args, name) for name in ("side", "tokenizer") if getattr(args, name) is not None}
+    if args.start is not None:
+        over |= {"start": args.start, "sizes": None, "tokenizer": None}
+    content = {key: value for key, value in merge(content, over).items() if value is not None}
+    return from_dict(PretrainConfig, content, args.config)
 
 
 def main(argv: Sequence[str]) -> int:
     """Entry point; status 0 when all steps are done or the time is up."""
     args = parser().parse_args(argv)
-    config = load_yaml(PretrainConfig, args.config)
-    if args.start is not None:
-        config = dataclasses.replace(config, start=args.start, sizes=None, tokenizer=None)
-    for name in ("side", "masks_from"):
-        if getattr(args, name) is not None:
-            config = dataclasses.replace(config, **{name: getattr(args, name)})
-    loop = {name: getattr(args, name) for name in ("steps", "max_minutes") if getattr(args, name) is not None}
-    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, **loop))
-    if args.mask_frames is not None:
-        samples = dataclasses.replace(config.samples, mask_frames=args.mask_frames)
-        config = dataclasses.replace(config, samples=samples)
-    result = run(config, args.log_dir, not args.no_resume)
+    if args.join_sides is not None:
+        language, masks = args.join_sides
+        join_sides(language, masks, args.log_dir / "model")
+        return 0
+    result = run(configuration(args), args.log_dir, not args.no_resume)
     sys.stdout.write(json.dumps({"step": result.step, "finished": result.finished}) + "\n")
     return 0

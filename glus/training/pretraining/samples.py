@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from glus.config import ModelConfig
 from glus.data.sampling import context_indices
 from glus.data.synthetic import SyntheticConfig, SyntheticVideo
+from glus.data.synthetic.candidates import MOTION
 from glus.data.synthetic.source import DATASET, NO_SENTENCE, draw_video
 from glus.data.transforms import clip_image, sam_image
 from glus.errors import InputError
@@ -23,6 +24,8 @@ from glus.training.pretraining.facts import UNKNOWN, claims, hint, looks, no_hin
 
 WITHHELD, MISLEADING = 0.2, 0.07
 """Chance that a later frame's hint is kept back, or points at another object: what memory is for."""
+LOOKS_ONLY = 0.25
+"""Chance that a hint at one object gives only its looks: then the mask decoder has to search for it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class PretrainingConfig:
         sentences: expressions about one frame, all after the same images.
         objects: masks asked for in the mask frames.
         mask_frames: frames of the mask side; one means no memory.
+        motion: ask for what moves how, too; a single frame cannot answer that.
         expressions: "blind" hides them (`glus.data.synthetic.source.NO_SENTENCE`).
     """
 
@@ -41,6 +45,7 @@ class PretrainingConfig:
     mask_frames: int = 1
     context_frames: int = 4
     expressions: Literal["read", "blind"] = "read"
+    motion: bool = True
     video: SyntheticConfig = dataclasses.field(default_factory=lambda: SyntheticConfig(max_sentences=24))
 
     def __post_init__(self) -> None:
@@ -98,10 +103,11 @@ class PretrainingSet:
         frames = [*context_indices(rng, len(video.frames), self.config.context_frames), query]
         look = looks(video)
         owners = [shown(video, frame, self.side) for frame in frames]
-        count, wanted = len(video.sentences), self.config.sentences
+        said = [s for s in video.sentences if self.config.motion or s.kind != MOTION] or video.sentences
+        count, wanted = len(said), self.config.sentences
         # A video with less to say repeats itself in other templates, so that batches stay rectangular.
         chosen = [*rng.permutation(count)[:wanted], *rng.integers(count, size=max(0, wanted - count))]
-        sentences = [video.sentences[int(i)] for i in chosen]
+        sentences = [said[int(i)] for i in chosen]
         hints = [
             hint(video.target(s)[query], self.side, look[s.targets[0]] if len(s.targets) == 1 else None)
             for s in sentences
@@ -168,5 +174,9 @@ class PretrainingSet:
         shift = rng.normal(0, 0.02 * min(mask.shape), 2).round().astype(int)
         told = hint(np.roll(mask, shift, (0, 1)), self.side, None if rng.random() < 0.3 else look)
         cells = self.side**2
+        if look is not None and rng.random() < LOOKS_ONLY:
+            searched = hint(mask, self.side, look)
+            searched[:cells] = 0
+            return searched
         told[:cells] = told[:cells] * rng.uniform(0.7, 1.1) + rng.normal(0, 0.03, cells)
         return told
