@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,7 +22,7 @@ from glus.text.tokenizer import GlusTokenizer
 from glus.training.config import LoopConfig, loop_identity, merge, read_content
 from glus.training.launch import join
 from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
-from glus.training.pretraining.task import PretrainingTask
+from glus.training.pretraining.task import PretrainingTask, Side
 from glus.training.trainer import Trainer, TrainResult
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ class PretrainConfig:
     """A pretraining run.
 
     Attributes:
-        side: what learns; the two sides are independent: they may run at the same time, and `join_sides` makes
-            one model of them.
+        side: what learns. `language` needs a model that has learned `sight`; `masks` is independent of both: it
+            may run at the same time, and `join_sides` makes one model of the two.
         sizes: YAML of the new model's sizes; needs `tokenizer`, a folder.
         start: a folder of ours to go on from, instead of `sizes` and `tokenizer`.
     """
 
-    side: Literal["both", "language", "masks"] = "both"
+    side: Side
     sizes: str | None = None
     tokenizer: str | None = None
     start: str | None = None
@@ -70,7 +70,7 @@ def run(config: PretrainConfig, log_dir: Path, resume: bool = True) -> TrainResu
     glus = build(config)
     model, tokenizer = glus.model, glus.tokenizer
     samples = PretrainingSet(config.samples, model.config, tokenizer, config.loop.seed)
-    task = PretrainingTask(model, samples, config.side != "masks", config.side != "language")
+    task = PretrainingTask(model, samples, config.side)
     identity = {**dataclasses.asdict(config), "loop": loop_identity(config.loop)}
     about = {"config": dataclasses.asdict(config), "model": model.config.to_dict()}
     result = Trainer(task, config.loop, place, log_dir, identity, about).run(resume)
@@ -113,11 +113,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--log_dir", required=True, type=Path, help="checkpoints, log.jsonl, model/")
     out.add_argument("--start", help="folder to go on from, instead of a new model")
     out.add_argument("--tokenizer", help="folder of a new model's tokenizer")
-    out.add_argument("--side", choices=("both", "language", "masks"), help="what learns")
+    out.add_argument("--side", choices=("sight", "language", "masks"), help="what learns")
     out.add_argument("--steps", type=int, help="optimizer steps of the whole run")
     out.add_argument("--max_minutes", type=float, help="stop in good order after this; the same command goes on")
     out.add_argument("--mask_frames", type=int, help="frames of the mask side; more than one trains the memory")
-    out.add_argument("--stills", action="store_true", help="language side: one frame, no sentences about motion")
+    out.add_argument("--stills", action="store_true", help="one frame, no sentences about motion")
     out.add_argument("--no_resume", action="store_true", help="do not go on from a checkpoint in LOG_DIR")
     return out
 

@@ -2,20 +2,21 @@
 
 The released model starts from CLIP, LISA and SAM-2. A small one starts from nothing, and trained as a whole it
 stays blind to the sentence for very long: the mask decoder cannot use a [SEG] embedding that means nothing yet,
-and so the language model is never told what to say. Here the two sides learn apart, on the same videos:
+and so the language model is never told what to say. Here three sides learn apart, on the same videos:
 
-- the mask side segments, and tracks with its memory, what a *hint* points at (roughly where, and the looks);
-- the language side reads frames and sentences, and its [SEG] state has to know the hint. Its image tokens have
-  to know what they show and what that does (moves left, stops, ...), which no sentence need ask for.
+- the masks side segments, and tracks with its memory, what a *hint* points at (roughly where, and the looks);
+- the sight side is the CLIP tower: its image tokens have to know what they show;
+- the language side reads frames (by a tower that sees) and sentences, and its [SEG] state has to know the hint.
+  Its image tokens have to know what the objects do (move left, stop, ...), which no sentence need ask for.
 
-A third loss lets the [SEG] head say what the mask side reads. Then `glus train` goes on with both together.
+A third loss lets the [SEG] head say what the masks side reads. Then `glus train` goes on with both together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, UNKNOWN, 
 from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
 from glus.training.task import Samples
 
+Side = Literal["sight", "language", "masks"]
 LOOKING_LAYER = -2
 """The layer of the language model whose attention is taught; the one after it makes the answer."""
 
@@ -45,18 +47,23 @@ class PretrainingOutput:
 class Pretraining(nn.Module):
     """A GLUS model with the heads that only pretraining needs; see the module's text.
 
-    `code` is the fixed code that hints become prompts by.
-
-    Args:
-        language, masks: train this side; the other rests (its losses are left out).
+    `code` is the fixed code that hints become prompts by. Parts that `side` does not train are frozen.
     """
 
     code: torch.Tensor
 
-    def __init__(self, model: GLUSModel, language: bool = True, masks: bool = True) -> None:
+    def __init__(self, model: GLUSModel, side: Side) -> None:
         super().__init__()
         self.model = model
-        self.language, self.masks = language, masks
+        self.side = side
+        model.requires_grad_(False)
+        trained: dict[Side, list[nn.Module]] = {
+            "sight": [model.vision],
+            "language": [model.language, model.seg_head],
+            "masks": [model.sam],
+        }
+        for part in trained[side]:
+            part.requires_grad_(True)
         width, out = model.config.language.hidden_size, model.config.sam2.hidden_size
         self.cells = model.config.vision.tokens_per_image
         self.see = nn.Linear(width, 1 + LOOK_COUNT)
@@ -68,12 +75,9 @@ class Pretraining(nn.Module):
     def forward(self, batch: Sequence[PretrainingSample]) -> PretrainingOutput:
         """Losses of a batch whose samples hold equally many sentences."""
         scalars: dict[str, torch.Tensor] = {}
-        total = self.code.new_zeros(())
-        if self.language:
-            total = total + self._language(batch, scalars)
-        if self.masks:
-            total = total + self._masks(batch, scalars)
-        return PretrainingOutput(total, {name: value.detach() for name, value in scalars.items()})
+        sides = {"sight": self._sight, "language": self._language, "masks": self._masks}
+        loss = sides[self.side](batch, scalars)
+        return PretrainingOutput(loss, {name: value.detach() for name, value in scalars.items()})
 
     def prompt(self, hints: torch.Tensor) -> torch.Tensor:
         """(..., D) hints -> (..., out_dim) prompts of the mask decoder: a fixed code, so that both sides may learn
@@ -88,13 +92,19 @@ class Pretraining(nn.Module):
         centre = shares @ grid / shares.sum(-1, keepdim=True).clamp(min=1)
         return hints @ self.code + centre
 
-    def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _sight(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Every image token knows what it shows, and its cell: what points at an object has to read it there."""
         images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
-        frame_looks = torch.cat([sample.looks for sample in batch])
-        seen, scalars["see"] = _looks_loss(self.see(images), frame_looks)
-        placed = self._place_loss(images)
-        # The gradient of an untrained language model drowns what the tower is to learn.
-        prefix, tails, looking = self._read(batch, images.detach())
+        seen, scalars["see"] = _looks_loss(self.see(images), torch.cat([sample.looks for sample in batch]))
+        cell = torch.arange(self.cells, device=images.device).expand(len(images), -1)
+        placed = F.cross_entropy(self.place(images).float().flatten(0, 1), cell.flatten())
+        scalars["place"] = placed
+        return seen + 0.3 * placed
+
+    def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.no_grad():
+            images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
+        prefix, tails, looking = self._read(batch, images)
         query = self.follow(prefix[:, -self.cells :])
         last_looks = torch.stack([sample.looks[-1] for sample in batch])
         followed, scalars["follow"] = _looks_loss(query[..., : 1 + LOOK_COUNT], last_looks)
@@ -108,12 +118,7 @@ class Pretraining(nn.Module):
         answer = F.cross_entropy(answers, answers.new_full((len(tails),), self.model.seg_id, dtype=torch.long))
         scalars |= {"claims": claimed, "point": pointed, "answer": answer, "look": looked}
         named, scalars["named"] = self._name(batch)
-        return seen + 0.3 * placed + followed + 3 * claimed + pointed + looked + named + 0.1 * answer
-
-    def _place_loss(self, images: torch.Tensor) -> torch.Tensor:
-        """Every image token knows its cell; what points at an object has to read it there."""
-        wanted = torch.arange(self.cells, device=images.device).expand(len(images), -1)
-        return F.cross_entropy(self.place(images).float().flatten(0, 1), wanted.flatten())
+        return followed + 3 * claimed + pointed + looked + named + 0.1 * answer
 
     def _name(self, batch: Sequence[PretrainingSample]) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and hit rate of the looks a sentence alone gives away, no image before it."""
@@ -271,16 +276,10 @@ class PretrainingTask:
 
     name = "pretraining"
 
-    def __init__(
-        self, model: GLUSModel, dataset: PretrainingSet, language: bool = True, masks: bool = True
-    ) -> None:
-        model.requires_grad_(True)
-        model.sam.requires_grad_(masks)
-        for part in (model.vision, model.language, model.seg_head):
-            part.requires_grad_(language)
+    def __init__(self, model: GLUSModel, dataset: PretrainingSet, side: Side) -> None:
         self.model = model
         self.dataset: Samples = dataset
-        self.module: nn.Module = Pretraining(model, language, masks)
+        self.module: nn.Module = Pretraining(model, side)
 
     def collate(self, samples: list[PretrainingSample]) -> list[PretrainingSample]:
         return samples
