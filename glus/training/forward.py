@@ -1,9 +1,9 @@
 """The training forward of a micro-batch (reference glus.md, sections 1.5 to 1.11 and 6.4).
 
 Work per sample: CLIP once per frame and SAM-2's image encoder once per query frame, whatever the number of
-expressions; the language model once over all rows of the batch; then the query frames in order, all
-expressions of the sample at once. The host never waits for the device here; transformers does once, when it
-looks whether rows are packed.
+expressions; the language model once over all rows of the batch, and over what the rows begin with alike (context
+and first query frame) once per sample; then the query frames in order, all expressions of the sample at once. The
+host never waits for the device here; transformers may once, when it looks whether rows are packed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from glus.modeling.assemble import Layout, upload
+from glus.modeling.assemble import Layout, plan_layout, upload
 from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import FrameFeatures, MaskOutput, upsample_logits
 from glus.modeling.memory import MemoryEntry
@@ -205,13 +205,36 @@ class TrainingForward(nn.Module):
         """
         tokens = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
         per_sample = tokens.split([len(sample.clip_pixels) for sample in batch])
-        shared = [t.repeat(len(sample.rows), 1, 1) for t, sample in zip(per_sample, batch, strict=True)]
-        assembled = self.model.assemble([row for sample in batch for row in sample.rows], torch.cat(shared))
-        layout = assembled.layout
+        rows = [row for sample in batch for row in sample.rows]
+        layout = plan_layout(rows, tokens.shape[1], self.model.seg_id)
         _check_rows(batch, layout)
-        states = self.model.language(assembled.embeddings)
-        device = states.device
-        return states[upload(layout.seg_rows, device), upload(layout.seg_columns, device)], layout
+        limit = self.model.config.language.max_positions
+        if max(layout.lengths) > limit:
+            raise ValueError(f"a conversation takes {max(layout.lengths)} positions, the model has {limit}")
+        # Recomputation keeps no keys and values to share.
+        shares = len(rows) > len(batch) and not self.model.language.decoder.is_gradient_checkpointing
+        cut = _common_length(rows, self.model.seg_id) if shares else 0
+        states, skipped = self._states(batch, per_sample, cut)
+        columns = [column - skipped for column in layout.seg_columns]
+        return states[upload(layout.seg_rows, states.device), upload(columns, states.device)], layout
+
+    def _states(
+        self, batch: Sequence[TrainingSample], images: Sequence[torch.Tensor], cut: int
+    ) -> tuple[torch.Tensor, int]:
+        """States of all rows behind their first `cut` tokens, which all rows share, and how many positions those
+        tokens take. What is shared is read once per sample, not once per expression."""
+        language = self.model.language
+        before = list(batch[0].rows[0][:cut])
+        seen = before.count(IMAGE_INDEX)
+        tails = [row[cut:] for sample in batch for row in sample.rows]
+        shown = [t[seen:].repeat(len(sample.rows), 1, 1) for t, sample in zip(images, batch, strict=True)]
+        rest = self.model.assemble(tails, torch.cat(shown)).embeddings
+        if not cut:
+            return language(rest), 0
+        prefix = self.model.assemble([before] * len(batch), torch.cat([t[:seen] for t in images])).embeddings
+        owners = [number for number, sample in enumerate(batch) for _ in sample.rows]
+        _, states, _ = language.with_shared_prefix(prefix, rest, upload(owners, prefix.device))
+        return states, prefix.shape[1]
 
     def _decode(
         self, number: int, sample: TrainingSample, prompts: torch.Tensor, observer: Observer | None
@@ -240,6 +263,12 @@ def _per_sample(batch: Sequence[TrainingSample], embedding: torch.Tensor) -> lis
     shapes = [(len(sample.rows), len(sample.frames)) for sample in batch]
     parts = embedding.split([rows * queries for rows, queries in shapes])
     return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _common_length(rows: Sequence[Sequence[int]], seg_id: int) -> int:
+    """How many tokens all rows begin with alike, short of the first one whose state predicts a [SEG]."""
+    limit = min(list(row).index(seg_id) for row in rows) - 1
+    return next((i for i in range(limit) if any(row[i] != rows[0][i] for row in rows)), limit)
 
 
 def _check_rows(batch: Sequence[TrainingSample], layout: Layout) -> None:

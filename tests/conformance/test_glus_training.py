@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -141,17 +142,17 @@ def run_case(root: Path, name: str, tokenizer: GlusTokenizer) -> Run:
     contrastive = None
     if case["use_contrastive_loss"]:
         contrastive = contrastive_loss(root, case, config.sam2.hidden_size, spec["seed"])
-    work = {"clip": 0, "sam": 0, "llm": 0}
+    work = {"clip": 0, "sam": 0, "positions": 0}
 
-    def count(what: str, argument: int | None) -> Callable[..., None]:
-        def hook(_: Any, args: tuple[Any, ...]) -> None:
-            work[what] += 1 if argument is None else len(args[argument])
+    def count(what: str) -> Callable[..., None]:
+        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            work[what] += len(args[0]) if args else math.prod(kwargs["inputs_embeds"].shape[:2])
 
         return hook
 
-    model.vision.register_forward_pre_hook(count("clip", 0))
-    model.sam.image_encoder.register_forward_pre_hook(count("sam", 0))
-    model.language.register_forward_pre_hook(count("llm", None))
+    parts = {"clip": model.vision, "sam": model.sam.image_encoder, "positions": model.language.decoder}
+    for what, part in parts.items():
+        part.register_forward_pre_hook(count(what), with_kwargs=True)
     step = TrainingForward(model, RELEASED_RULES, contrastive, case["use_memory_bank"])
     traces: dict[tuple[int, int], FrameTrace] = {}
     output = step(batch, observer=lambda t: traces.update({(t.sample, t.position): t}))
@@ -288,8 +289,12 @@ def test_contrastive(run: Run) -> None:
 
 
 def test_work(run: Run) -> None:
-    """CLIP once per frame and SAM-2 once per query frame, whatever the number of expressions; one LLM call."""
+    """CLIP once per frame, SAM-2 once per query frame, and the language model over context and first query frame
+    once per sample, whatever the number of expressions."""
     frames = sum(len(sample.clip_pixels) for sample in run.batch)
     queries = sum(len(sample.frames) for sample in run.batch)
-    assert run.work == {"clip": frames, "sam": queries, "llm": 1}
+    assert (run.work["clip"], run.work["sam"]) == (frames, queries)
     assert max(len(sample.rows) for sample in run.batch) > 1
+    lengths = run.output.layout.lengths
+    context = (frames - queries) // len(run.batch) * run.model.config.vision.tokens_per_image
+    assert run.work["positions"] <= len(lengths) * max(lengths) - (len(lengths) - len(run.batch)) * context

@@ -18,6 +18,7 @@ from transformers import masking_utils
 from glus.api import GLUS
 from glus.data.records import Record
 from glus.modeling.glus import GLUSModel
+from glus.text.tokenizer import IMAGE_INDEX
 from glus.training.contrastive import ObjectContrastiveLoss, ObjectTable
 from glus.training.forward import FrameTrace, TrainingForward, TrainingOutput, TrainingSample
 from glus.training.objective import ContrastiveConfig, LossRules, Objective
@@ -40,17 +41,19 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
     parts: dict[str, tuple[torch.nn.Module, Callable[..., int]]] = {
         "clip": (model.vision, lambda args: len(args[0])),
         "sam": (model.sam.image_encoder, lambda args: len(args[0])),
-        "rows": (model.language, lambda args: len(args[0])),
-        "llm": (model.language, lambda _: 1),
+        "llm": (model.language.decoder, lambda _: 1),
         "attend": (model.sam.memory_attention, lambda _: 1),
         "remember": (model.sam.memory_encoder, lambda _: 1),
         "head": (model.language.lm_head, lambda args: len(args[0])),
     }
-    seen = dict.fromkeys(parts, 0)
+    seen = dict.fromkeys([*parts, "positions"], 0)
 
     def hook(name: str, measure: Callable[..., int]) -> Callable[..., None]:
-        def note(_: Any, args: Any, kwargs: Any) -> None:
+        def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
             seen[name] += measure(args)
+            if name == "llm":
+                batch, length, _ = kwargs["inputs_embeds"].shape
+                seen["positions"] += batch * length
 
         return note
 
@@ -68,8 +71,26 @@ def test_no_work_is_repeated_per_expression(glus: GLUS) -> None:
     whose head is asked at [SEG] alone."""
     batch = [tiny_sample(glus), tiny_sample(glus, expressions=2, seed=1)]
     with counted(glus.model) as seen:
-        TrainingForward(glus.model)(batch)
-    assert seen == {"clip": 10, "sam": 6, "rows": 5, "llm": 1, "attend": 4, "remember": 4, "head": 15}
+        output = TrainingForward(glus.model)(batch)
+    positions, calls = seen.pop("positions"), seen.pop("llm")
+    assert seen == {"clip": 10, "sam": 6, "attend": 4, "remember": 4, "head": 15}
+    # Context frames and first query frame are read once per sample: their text and 3 images of 4 tokens.
+    rows = [row for sample in batch for row in sample.rows]
+    shared = next(i for i in range(len(rows[0])) if any(row[i] != rows[0][i] for row in rows))
+    prefix = shared + 3 * list(rows[0][:shared]).count(IMAGE_INDEX)
+    assert list(rows[0][:shared]).count(IMAGE_INDEX) == 3
+    assert calls == 2
+    assert positions == 2 * prefix + 5 * (max(output.layout.lengths) - prefix)
+
+
+def test_sharing_changes_nothing(glus: GLUS) -> None:
+    """Also where rows are alike up to an answer, as those of a sentence-blind control are."""
+    sample = tiny_sample(glus)
+    alike = dataclasses.replace(sample, rows=(sample.rows[0],) * len(sample.rows))
+    for batch in ([sample, tiny_sample(glus, expressions=2, seed=1)], [alike]):
+        shared, _ = TrainingForward(glus.model).read_segs(batch)
+        plain, _ = TrainingForward(glus.model).read_segs([one for sample in batch for one in separate(sample)])
+        torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
 
 
 def separate(sample: TrainingSample) -> list[TrainingSample]:
@@ -277,7 +298,8 @@ def test_contrastive_term(glus: GLUS) -> None:
 def test_the_host_never_waits(glus: GLUS, monkeypatch: pytest.MonkeyPatch) -> None:
     """D23: meta tensors have no values, so any look at one from the host would raise.
 
-    One look a step is left, inside transformers, before the language model starts.
+    One look a step is left, inside transformers, before the language model starts, and only where no rows share
+    a beginning.
     """
     looks = []
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda ids: looks.append(ids))
@@ -288,6 +310,8 @@ def test_the_host_never_waits(glus: GLUS, monkeypatch: pytest.MonkeyPatch) -> No
     losses.total.backward()
     assert losses.contrastive is not None
     assert losses.total.is_meta
+    assert len(looks) == 0
+    step(separate(sample.to("meta"))[:1])
     assert len(looks) == 1
 
 
