@@ -117,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--steps", type=int, help="optimizer steps of the whole run")
     out.add_argument("--max_minutes", type=float, help="stop in good order after this; the same command goes on")
     out.add_argument("--mask_frames", type=int, help="frames of the mask side; more than one trains the memory")
+    out.add_argument("--looks_only", type=float, help="share of hints that give only the looks of an object")
     out.add_argument("--stills", action="store_true", help="one frame, no sentences about motion")
     out.add_argument("--no_resume", action="store_true", help="do not go on from a checkpoint in LOG_DIR")
     return out
@@ -126,12 +127,15 @@ def configuration(args: argparse.Namespace) -> PretrainConfig:
     """The file's configuration, what the options say laid on it."""
     content = read_content(args.config)
     samples: dict[str, Any] = {"context_frames": 0, "motion": False} if args.stills else {}
-    if args.mask_frames is not None:
-        samples["mask_frames"] = args.mask_frames
-    names = ("steps", "max_minutes")
-    over: dict[str, Any] = {"samples": samples}
-    over["loop"] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    over |= {name: getattr(args, name) for name in ("side", "tokenizer") if getattr(args, name) is not None}
+
+    def asked(*names: str) -> dict[str, Any]:
+        return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+    over: dict[str, Any] = {
+        "samples": samples | asked("mask_frames", "looks_only"),
+        "loop": asked("steps", "max_minutes"),
+        **asked("side", "tokenizer"),
+    }
     if args.start is not None:
         over |= {"start": args.start, "sizes": None, "tokenizer": None}
     content = {key: value for key, value in merge(content, over).items() if value is not None}

@@ -24,8 +24,6 @@ from glus.training.pretraining.facts import UNKNOWN, claims, hint, looks, no_hin
 
 WITHHELD, MISLEADING = 0.2, 0.07
 """Chance that a later frame's hint is kept back, or points at another object: what memory is for."""
-LOOKS_ONLY = 0.25
-"""Chance that a hint at one object gives only its looks: then the mask decoder has to search for it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class PretrainingConfig:
         sentences: expressions about one frame, all after the same images.
         objects: masks asked for in the mask frames.
         mask_frames: frames of the mask side; one means no memory.
+        looks_only: share of the hints at one object that give only its looks: the mask decoder has to search.
         motion: ask for what moves how, too; a single frame cannot answer that.
         expressions: "blind" hides them (`glus.data.synthetic.source.NO_SENTENCE`).
     """
@@ -43,6 +42,7 @@ class PretrainingConfig:
     sentences: int = 16
     objects: int = 5
     mask_frames: int = 1
+    looks_only: float = 0.25
     context_frames: int = 4
     expressions: Literal["read", "blind"] = "read"
     motion: bool = True
@@ -174,7 +174,7 @@ class PretrainingSet:
         shift = rng.normal(0, 0.02 * min(mask.shape), 2).round().astype(int)
         told = hint(np.roll(mask, shift, (0, 1)), self.side, None if rng.random() < 0.3 else look)
         cells = self.side**2
-        if look is not None and rng.random() < LOOKS_ONLY:
+        if look is not None and rng.random() < self.config.looks_only:
             searched = hint(mask, self.side, look)
             searched[:cells] = 0
             return searched
