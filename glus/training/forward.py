@@ -212,7 +212,7 @@ class TrainingForward(nn.Module):
         if max(layout.lengths) > limit:
             raise ValueError(f"a conversation takes {max(layout.lengths)} positions, the model has {limit}")
         # Recomputation keeps no keys and values to share.
-        shares = len(rows) > len(batch) and not self.model.language.decoder.is_gradient_checkpointing
+        shares = len(rows) > len(batch) and not self.model.language.decoder.is_activation_checkpointing
         cut = _common_length(rows, self.model.seg_id) if shares else 0
         states, skipped = self._states(batch, per_sample, cut)
         columns = [column - skipped for column in layout.seg_columns]
