@@ -43,7 +43,7 @@ def test_sides_agree_and_repeat_what_is_said(benchmark: ModuleType, tmp_path: Pa
     assert of("memory_attention_calls") == (3, 3, 9)
     assert work["ours"]["lm_head_positions"] == 12
     # Context frames and first query frame (5 of 8 images) are read once, not once per expression.
-    assert work["ours"]["llm_positions"] < 0.7 * work["released"]["llm_positions"]
+    assert work["ours"]["llm_positions"] < 0.75 * work["released"]["llm_positions"]
     assert work["released"]["lm_head_positions"] == work["released"]["llm_positions"]
     # Once, inside transformers, however long the rows are (D23).
     assert work["ours"]["host_waits"] <= 1
