@@ -1,30 +1,24 @@
-"""Write a glus-tiny checkpoint with MADE-UP weights: it runs every code path and segments nothing sensibly.
+"""Make glus-tiny's tokenizer: a small sentencepiece model of our own.
 
-    python scripts/make_tiny_checkpoint.py checkpoints/glus-tiny
+    python scripts/make_tokenizer.py checkpoints/glus-tiny
 
-Seeded, so the same libraries give the same file. The tokenizer is a small sentencepiece model of our own, trained
-on sentences of the synthetic generator and on the prompt; no third-party vocabulary or weights are involved.
+Trained on sentences of the synthetic generator and on the prompt; no third-party vocabulary is involved. Seeded, so
+the same libraries give the same file.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import sys
 from pathlib import Path
 
 import sentencepiece
-import torch
 
-from glus.api import GLUS
-from glus.config import ModelConfig, load_yaml
 from glus.data.synthetic import sample_sentences
-from glus.modeling.pretrained import fresh_model
 from glus.text.prompts import window_prompt
 from glus.text.tokenizer import GlusTokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 SENTENCES, VOCABULARY = 4000, 1024
 ADDED = ("<im_patch>", "<im_start>", "<im_end>", "[SEG]")
 
@@ -51,28 +45,13 @@ def make_tokenizer(seed: int) -> GlusTokenizer:
     return GlusTokenizer(model.getvalue(), {text: base + i for i, text in enumerate(ADDED)})
 
 
-def make(seed: int) -> GLUS:
-    tokenizer = make_tokenizer(seed)
-    config = load_yaml(ModelConfig, ROOT / "configs" / "glus_tiny.yaml")
-    config = dataclasses.replace(config, language=dataclasses.replace(config.language, vocab_size=len(tokenizer)))
-    model = fresh_model(config, tokenizer, seed)
-    # Without training nothing makes the model answer [SEG]: tie its output row to the last prompt token's state.
-    last = tokenizer.encode_with_images(window_prompt("it", 1))[-1]
-    with torch.no_grad():
-        direction = torch.randn(config.language.hidden_size, generator=torch.Generator().manual_seed(seed))
-        model.language.lm_head.weight[tokenizer.seg_id] = direction
-        model.language.embedding.weight[last] += direction
-    return GLUS(model.to(torch.bfloat16), tokenizer)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    make(args.seed).save_pretrained(args.folder)
-    sys.stdout.write(f"wrote {args.folder}: made-up weights, for trying the code only\n")
+    make_tokenizer(args.seed).save(args.folder)
+    sys.stdout.write(f"wrote {args.folder}/tokenizer.model and added_tokens.json\n")
     return 0
 
 
