@@ -2,7 +2,7 @@
 
     python scripts/make_tokenizer.py checkpoints/glus-tiny
 
-Trained on sentences of the synthetic generator and on the prompt; no third-party vocabulary is involved. Seeded, so
+Trained on sentences of the synthetic generator and on the prompt; no third-party vocabulary is involved. Seeded:
 the same libraries give the same file.
 """
 
