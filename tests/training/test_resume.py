@@ -43,7 +43,7 @@ def start(log_dir: Path, ranks: int, *flags: str) -> tuple[int, str]:
     script += f"s=0; for r in $(seq {ranks}); do wait -n || s=1; done; exit $s"
     command = ["bash", "-c", script, "bash", sys.executable, str(SCRIPT), str(log_dir), *flags]
     env = {**shared, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, env=env, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, env=env, timeout=900)
     return done.returncode, done.stderr
 
 
