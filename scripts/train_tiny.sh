@@ -6,18 +6,18 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
     cat <<'TEXT'
 usage: [VARIABLE=value ...] bash scripts/train_tiny.sh [options of `python -m glus train`, for the last stage]
 
-Stages (docs/training.md says why):
-  masks, memory             the SAM-2 part learns to segment, then to track, what a hint points at
+Stages (docs/tiny.md says why):
+  masks, search, memory     the SAM-2 part learns to segment what a hint points at, to find it by its looks, to track
   sight, stills, language   CLIP learns to see, then the language model to tell what a sentence points at
   train                     everything together, as GLUS is trained
-The first two and the next three run side by side where there are two processors. The model ends up in
+The first three and the next three run side by side where there are two processors. The model ends up in
 OUT_DIR/train/model.
 
 environment variables (default):
   OUT_DIR      folder for the stages (outputs/tiny)
   TOKENIZER    folder of the tokenizer (checkpoints/glus-tiny)
-  STEPS_MASKS, STEPS_MEMORY, STEPS_SIGHT, STEPS_STILLS, STEPS_LANGUAGE, STEPS_TRAIN
-               optimizer steps of each stage (1500, 1200, 1500, 1500, 2000, 1000)
+  STEPS_MASKS, STEPS_SEARCH, STEPS_MEMORY, STEPS_SIGHT, STEPS_STILLS, STEPS_LANGUAGE, STEPS_TRAIN
+               optimizer steps of each stage (1500, 1500, 1200, 3000, 3000, 3000, 3000)
   MINUTES      stop every stage in good order after this many minutes (0: no limit); the same command goes on
   VENV         environment folder (.venv of this repository)
 TEXT
@@ -39,20 +39,22 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 pretrain() { # name, steps, further options
     local name=$1 steps=$2
     shift 2
-    "$python" -m glus pretrain --config configs/pretrain_tiny.yaml --log_dir "$out/$name" \
+    "$python" -m glus pretrain --config configs/pretrain_tiny.yaml --tokenizer "$tokenizer" --log_dir "$out/$name" \
         --steps "$steps" --max_minutes "${MINUTES:-0}" "$@" | tee "$out/$name.result"
     grep -q '"finished": true' "$out/$name.result"
 }
 
 masks() {
-    pretrain masks "${STEPS_MASKS:-1500}" --side masks &&
-        pretrain memory "${STEPS_MEMORY:-1200}" --side masks --mask_frames 4 --start "$out/masks/model"
+    pretrain masks "${STEPS_MASKS:-1500}" --side masks --looks_only 0 &&
+        pretrain search "${STEPS_SEARCH:-1500}" --side masks --looks_only 0.6 --start "$out/masks/model" &&
+        pretrain memory "${STEPS_MEMORY:-1200}" --side masks --looks_only 0.4 --mask_frames 3 \
+            --start "$out/search/model"
 }
 
 language() {
-    pretrain sight "${STEPS_SIGHT:-1500}" --side sight &&
-        pretrain stills "${STEPS_STILLS:-1500}" --side language --stills --start "$out/sight/model" &&
-        pretrain language "${STEPS_LANGUAGE:-2000}" --side language --start "$out/stills/model"
+    pretrain sight "${STEPS_SIGHT:-3000}" --side sight &&
+        pretrain stills "${STEPS_STILLS:-3000}" --side language --stills --start "$out/sight/model" &&
+        pretrain language "${STEPS_LANGUAGE:-3000}" --side language --start "$out/stills/model"
 }
 
 status=0
@@ -69,4 +71,4 @@ if ((status)); then
 fi
 "$python" -m glus pretrain --join_sides "$out/language/model" "$out/memory/model" --log_dir "$out/joined"
 "$python" -m glus train --config configs/train_tiny.yaml --version "$out/joined/model" --log_base_dir "$out" \
-    --exp_name train --steps "${STEPS_TRAIN:-1000}" --max_minutes "${MINUTES:-0}" "$@"
+    --exp_name train --steps "${STEPS_TRAIN:-3000}" --max_minutes "${MINUTES:-0}" "$@"

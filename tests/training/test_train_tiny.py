@@ -13,7 +13,7 @@ from glus.api import GLUS
 
 pytest.importorskip("deepspeed")
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("masks", "memory", "sight", "stills", "language", "joined", "train")
+STAGES = ("masks", "search", "memory", "sight", "stills", "language", "joined", "train")
 
 
 def test_all_stages(tmp_path: Path) -> None:
