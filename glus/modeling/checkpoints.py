@@ -140,18 +140,21 @@ def read_file(path: Path) -> State:
     return dict(content)
 
 
-def unpickle(path: Path, inert: Sequence[type] = ()) -> Any:
-    """The content of a `.bin` or `.pt` file, read without running anything in it.
+def unpickle(path: Path, classes: Sequence[type] = (), mapped: bool = True) -> Any:
+    """The content of a `.bin` or `.pt` file, read without running anything in it. All pickles come through here.
 
     Args:
-        inert: harmless stand-ins for classes the file may name; each says which by its `__module__` and name.
+        classes: what the file may name beside tensors and plain values: classes that do nothing when built, or
+            harmless stand-ins, which say by `__module__` and name whose place they take.
+        mapped: leave tensors in the file until they are used; the file must stay as it is meanwhile.
 
     Raises:
         InputError: damaged, truncated, or a pickle that names anything else.
     """
     try:
-        with torch.serialization.safe_globals(list(inert)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        mapped = mapped and zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(list(classes)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} holds objects other than tensors, whose unpickling could run code, or is no weights file "

@@ -1,14 +1,13 @@
 """DeepSpeed around a task's module: forward, backward, optimizer step, and its files.
 
 DeepSpeed's own loading unpickles; here its files are read with `weights_only=True`, which admits tensors, plain
-values and the three classes of DeepSpeed's named in `SAFE_CLASSES`.
+values and the classes of DeepSpeed's named in `glus.training.shards.DEEPSPEED_CLASSES`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,16 +18,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glus.errors import InputError
+from glus.modeling.checkpoints import unpickle
 from glus.training.config import LoopConfig, merge
 from glus.training.launch import Place, import_deepspeed
-
-SAFE_CLASSES = (
-    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-    "deepspeed.runtime.zero.config.ZeroStageEnum",
-    "deepspeed.utils.tensor_fragment.fragment_address",
-)
-"""All that a ZeRO checkpoint holds beside tensors and plain values."""
+from glus.training.shards import DEEPSPEED_CLASSES
 
 PERSISTENT = 100_000
 """ZeRO-3 never splits parameters of up to this many elements. GLUS reads some outside their module's forward
@@ -170,7 +163,7 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote, optimizer included."""
-        with _safe_globals(), contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr):
             found, _ = self._engine.load_checkpoint(
                 str(folder.parent), tag=folder.name, load_lr_scheduler_states=False
             )
@@ -195,25 +188,19 @@ class Engine:
         raise ValueError("not a part of the trained module")
 
 
-def _safe_globals() -> Any:
-    """Admit `SAFE_CLASSES` to `torch.load(weights_only=True)` for the length of a block."""
-    classes = [name.rsplit(".", 1) for name in SAFE_CLASSES]
-    found = [getattr(importlib.import_module(module), name) for module, name in classes]
-    return torch.serialization.safe_globals(found)
-
-
 def load_file(path: Path) -> Mapping[str, Any]:
-    """A file of a checkpoint, onto the CPU, without unpickling anything but data and `SAFE_CLASSES`.
+    """A file of a checkpoint, onto the CPU, without unpickling anything but data and `DEEPSPEED_CLASSES`.
 
     Raises:
         InputError: unreadable, damaged, or holding other objects.
     """
     import_deepspeed()
+    classes = [getattr(importlib.import_module(module), name) for module, name in DEEPSPEED_CLASSES]
     try:
-        with _safe_globals():
-            content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {error}") from None
+        # Not mapped: the optimizer goes on with these very tensors, long after the file is deleted.
+        content: Mapping[str, Any] = unpickle(path, classes, mapped=False)
+    except InputError as error:
+        raise InputError(f"{path.name} cannot be read as a checkpoint: {error}") from None
     return content
 
 

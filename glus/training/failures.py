@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from glus.errors import InputError
-from glus.io import disk_errors
+from glus.io import disk_errors, expect, field
+from glus.modeling.checkpoints import check_fit, unpickle
 from glus.training.checkpointing import RunFacts, generators, restore_generators, write_state
 from glus.training.engine import Engine
 from glus.training.launch import Place
@@ -25,6 +27,11 @@ from glus.training.shards import read_shards
 from glus.training.task import Task, names_of, to_device
 
 logger = logging.getLogger(__name__)
+
+BATCH = "batch-"
+"""`batch-rank-N.pt` lies beside `rank-N.pt`."""
+
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -67,7 +74,7 @@ def save_failure(
             }
             for moment in moments
         ]
-        torch.save({"step": moments[0].step, "micro_batches": content}, folder / f"batch-rank-{place.rank}.pt")
+        torch.save({"step": moments[0].step, "micro_batches": content}, folder / f"{BATCH}rank-{place.rank}.pt")
 
 
 @dataclass(frozen=True)
@@ -92,15 +99,21 @@ def replay(path: Path, task: Task, device: torch.device, autocast: bool) -> list
     The contrastive bank is as it was after the step's forward passes, not before them.
 
     Raises:
-        InputError: unreadable, or holding other objects than tensors, plain values and classes of this package.
+        InputError: unreadable, of another model, or holding other objects than tensors, plain values and
+            dataclasses of this package.
     """
+    batches = _read_batches(path)
     shards = read_shards(path.parent)
     state = {name.removeprefix("module."): value for name, value in shards.state.items()}
+    wanted = {name: tuple(value.shape) for name, value in task.module.state_dict().items()}
+    check_fit(wanted, state, f"{path.parent}, with this configuration,")
     task.module.load_state_dict(state)
+    rank = path.with_name(path.name.removeprefix(BATCH))
+    task.load_state_dict(field(unpickle(rank, mapped=False), "task", dict, rank, "file"))
     task.model.finish_loading()
     task.module.to(device)
     task.train_mode()
-    return [_replayed(part, task, device, autocast) for part in _read_batches(path)["micro_batches"]]
+    return [_replayed(part, task, device, autocast) for part in batches]
 
 
 def _replayed(part: dict[str, Any], task: Task, device: torch.device, autocast: bool) -> Replay:
@@ -133,23 +146,31 @@ def _finder(name: str, found: list[str]) -> Any:
     return look
 
 
-def _read_batches(path: Path) -> dict[str, Any]:
+def _read_batches(path: Path) -> list[dict[str, Any]]:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        foreign = [name for name in names if not name.startswith("glus.")]
-        if foreign:
-            raise InputError(f"{path} holds an object of {foreign[0]}; only data and classes of glus are read")
-        split = [name.rsplit(".", 1) for name in names]
-        classes = [getattr(importlib.import_module(module), name) for module, name in split]
-        with torch.serialization.safe_globals(classes):
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a saved batch: {error}") from None
-    return content
+    content = unpickle(path, [_data_class(path, name) for name in names], mapped=False)
+    batches: list[dict[str, Any]] = field(content, "micro_batches", list, path, "file")
+    for number, part in enumerate(batches):
+        expect(part, dict, path, f"micro_batches[{number}]")
+    return batches
+
+
+def _data_class(path: Path, name: str) -> type:
+    """A dataclass of this package; anything else, its functions above all, a file could call as it likes."""
+    module, _, last = name.rpartition(".")
+    found = None
+    if module.startswith("glus.") and module in sys.modules:
+        found = getattr(sys.modules[module], last, None)
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module):
+        raise InputError(f"{path} holds {name}; only data and dataclasses of the task at hand are read")
+    return found
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU by type; the CPU's allocator says it in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """On a GPU mostly by type; the CPU's allocator and the GPU's libraries say it in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in _NO_MEMORY
+    )

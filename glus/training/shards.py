@@ -29,17 +29,16 @@ _MODEL_SHARE = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_model_states\.pt")
 _OPTIMIZER_SHARE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
 
 
-def _stand_in(module: str, name: str, base: type = object) -> type:
-    return type(name, (base,), {"__module__": module})
+DEEPSPEED_CLASSES = (
+    ("deepspeed.runtime.zero.config", "ZeroStageEnum"),
+    ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
+    ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"),
+    ("deepspeed.utils.tensor_fragment", "fragment_address"),
+)
+"""(module, name) of all that the files hold beside tensors and plain values."""
 
-
-# What the optimizer files hold beside tensors; none of it is needed, and a stand-in does nothing.
-_INERT = [
-    _stand_in("deepspeed.runtime.zero.config", "ZeroStageEnum", int),
-    _stand_in("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
-    _stand_in("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"),
-    _stand_in("deepspeed.utils.tensor_fragment", "fragment_address"),
-]
+# None of it is needed here. Integers, because `ZeroStageEnum` is compared with numbers.
+_STAND_INS = [type(name, (int,), {"__module__": module}) for module, name in DEEPSPEED_CLASSES]
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _ranked(folder: Path, names: Sequence[str], pattern: re.Pattern[str]) -> lis
 def _mapping(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is truncated, or no file written by DeepSpeed; copy the checkpoint again")
-    content: dict[str, Any] = expect(unpickle(path, _INERT), dict, path, "file")
+    content: dict[str, Any] = expect(unpickle(path, _STAND_INS), dict, path, "file")
     return content
 
 

@@ -16,6 +16,7 @@ from tiny import EXPRESSIONS, tiny_clip, tiny_glus
 from glus.config import InferenceConfig
 from glus.errors import InputError
 from glus.evaluation.metrics import db_eval_boundary, db_eval_iou
+from glus.io import write_bytes
 from glus.training import logs
 from glus.training.config import CheckpointConfig, DeepSpeedConfig, LoggingConfig
 from glus.training.failures import NonFiniteLoss, replay
@@ -90,15 +91,46 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_can_be_replayed(tmp_path:
 def run_loss(folder: Path) -> list[float]:
     from glus.training.failures import _read_batches
 
-    return [part["loss"] for part in _read_batches(folder / "batch-rank-0.pt")["micro_batches"]]
+    return [part["loss"] for part in _read_batches(folder / "batch-rank-0.pt")]
 
 
 def test_a_replay_file_with_foreign_objects_is_refused(tmp_path: Path, place: Place) -> None:
     run = trainer(tmp_path, place, tiny_loop(steps=1), tiny_task(contrastive=False))
     checkpoint = run.run().checkpoint
     torch.save({"micro_batches": [Faulty(1, ValueError())]}, checkpoint / "batch-rank-0.pt")
-    with pytest.raises(InputError, match="only data and classes of glus are read"):
+    with pytest.raises(
+        InputError, match=r"holds (test_trainer\.Faulty|\w+\.ValueError); only data and dataclasses"
+    ):
         replay(checkpoint / "batch-rank-0.pt", tiny_task(contrastive=False), place.device, autocast=False)
+
+
+class Call:
+    """Pickles to a call of one of our own functions."""
+
+    def __init__(self, written: Path) -> None:
+        self.written = written
+
+    def __reduce__(self) -> Any:
+        return write_bytes, (str(self.written), b"code ran")
+
+
+def test_a_replay_file_cannot_call_our_functions(tmp_path: Path, place: Place) -> None:
+    torch.save({"micro_batches": [Call(tmp_path / "code-ran")]}, tmp_path / "batch-rank-0.pt")
+    with pytest.raises(InputError, match=r"holds glus\.io\.write_bytes; only data and dataclasses"):
+        replay(tmp_path / "batch-rank-0.pt", tiny_task(contrastive=False), place.device, autocast=False)
+    assert not (tmp_path / "code-ran").exists()
+
+
+def test_a_replay_has_the_runs_bank_and_is_of_its_model(tmp_path: Path, place: Place) -> None:
+    """With an empty bank there would be no contrastive term."""
+    with pytest.raises(NonFiniteLoss):
+        trainer(tmp_path, place, tiny_loop(), tiny_task(hook=poison)).run()
+    file = tmp_path / "failure-step-00000003/batch-rank-0.pt"
+    assert "contrastive_loss" in replay(file, tiny_task(), place.device, autocast=False)[0].scalars
+    other = tiny_task()
+    other.module.register_buffer("surplus", torch.zeros(1))
+    with pytest.raises(InputError, match=r"failure-step-00000003, with this configuration, .* missing: surplus"):
+        replay(file, other, place.device, autocast=False)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +138,9 @@ def test_a_replay_file_with_foreign_objects_is_refused(tmp_path: Path, place: Pl
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+        MemoryError(),
     ],
 )
 def test_out_of_memory_says_what_to_lower(
@@ -117,7 +152,9 @@ def test_out_of_memory_says_what_to_lower(
         raise error
 
     monkeypatch.setattr(run.engine, "forward", fail)
-    with pytest.raises(InputError, match=r"out of memory on rank 0\. Lower loop\.batch_size \(now 1.*stage 0|3"):
+    with pytest.raises(
+        InputError, match=r"out of memory on rank 0\. Lower loop\.batch_size \(now 1; .*stage \(now 0\)"
+    ):
         run.run()
 
 
@@ -255,9 +292,9 @@ def test_no_resume_starts_anew_and_keeps_the_earlier_run(tmp_path: Path, place: 
 
 
 WAYS = [
-    ("fp32", DeepSpeedConfig(1, bucket_size=10**7), 1e-5),
-    ("fp32", DeepSpeedConfig(2, bucket_size=10**7), 1e-5),
-    ("fp32", DeepSpeedConfig(2, "cpu", 10**7), 1e-5),
+    ("fp32", DeepSpeedConfig(1, bucket_size=10**7), 5e-5),
+    ("fp32", DeepSpeedConfig(2, bucket_size=10**7), 5e-5),
+    ("fp32", DeepSpeedConfig(2, "cpu", 10**7), 5e-5),
     ("fp32", DeepSpeedConfig(3, bucket_size=10**7, extra=SPLIT), 1e-4),
     ("bf16", DeepSpeedConfig(2, bucket_size=10**7), 0.15),
     ("bf16_autocast", DeepSpeedConfig(0), 0.15),
@@ -276,11 +313,14 @@ def test_every_way_of_running_gives_the_same_and_resumes(
     tmp_path: Path,
     place: Place,
     plain: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
     precision: str,
     zero: DeepSpeedConfig,
     tolerance: float,
 ) -> None:
     """ZeRO stages, offload and precisions against plain fp32; then stopped after each step and gone on."""
+    # ZeRO-3 puts its own linear layer in torch's place, which rounds differently in bf16: not for the next way.
+    monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)
     loop = tiny_loop(steps=3, precision=precision, deepspeed=zero)
     run = trainer(tmp_path / "whole", place, loop, tiny_task(contrastive=False))
     run.run()
