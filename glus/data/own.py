@@ -68,7 +68,8 @@ def read_sentences(path: Path) -> dict[str, list[Sentence]]:
     for where, row in rows:
         video = field(row, "video", str, path, where).strip()
         text = check_expression(field(row, "expression", str, path, where), f"{path}: {where}.expression").strip()
-        objects = expect(row.get("objects") or "", (str, int, list), path, f"{where}.objects")
+        objects = row.get("objects")
+        objects = "" if objects is None else expect(objects, (str, int, list), path, f"{where}.objects")
         if isinstance(objects, str):
             objects = [part for part in re.split(r"[\s;,]+", objects) if part]
         parts = objects if isinstance(objects, list) else [objects]

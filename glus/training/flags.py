@@ -148,7 +148,11 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     if args.epochs is not None or args.steps_per_epoch is not None:
         if getattr(args, "loop.steps") is not None:
             raise InputError("give --steps, or --epochs and --steps_per_epoch, not both")
-        put(out, "loop.steps", (args.epochs or 10) * (args.steps_per_epoch or 500))
+        epochs = 10 if args.epochs is None else args.epochs
+        steps = 500 if args.steps_per_epoch is None else args.steps_per_epoch
+        if min(epochs, steps) < 1:
+            raise InputError(f"--epochs and --steps_per_epoch must be at least 1, found {epochs} and {steps}")
+        put(out, "loop.steps", epochs * steps)
     if args.use_contrastive_loss:
         put(out, "use_contrastive_loss", True)
     if args.not_use_mem_bank:

@@ -17,6 +17,7 @@ from training_trees import CLIPS, HEIGHT, WIDTH, Clip, edit, palette_labels, wri
 
 from glus.__main__ import main as glus
 from glus.data.coco import segmentation_mask
+from glus.data.own import read_sentences
 from glus.data.sampling import open_records
 from glus.errors import InputError
 from glus.masks import decode_rle, encode_rle, write_mask_png
@@ -221,6 +222,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "codes broken": (lambda g: (g / "codes.json").write_text("{"), "codes.json", r"codes\.json is not valid JSON"),
 }  # fmt: skip
+
+
+def test_object_0_is_an_object(given: Path) -> None:
+    """It was once taken for "not given", which means all objects."""
+    file = given / "zero.json"
+    rows = [{"video": "long", "expression": "x", "objects": value} for value in (0, None, "", [])]
+    write(file, rows)
+    assert [sentence.objects for sentence in read_sentences(file)["long"]] == [("0",), (), (), ()]
+    write(file, [{**rows[0], "objects": False}])
+    with pytest.raises(InputError, match=r"\[0\]\.objects must be str or int or list, found bool"):
+        read_sentences(file)
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -88,6 +88,8 @@ def test_dead_options_are_refused_with_a_word_on_why(name: str) -> None:
     ("argv", "words"),
     [
         (["--steps", "5", "--epochs", "2"], "give --steps, or --epochs and --steps_per_epoch"),
+        (["--epochs", "0"], "--epochs and --steps_per_epoch must be at least 1, found 0 and 500"),
+        (["--epochs", "-2", "--steps_per_epoch", "-3"], "must be at least 1, found -2 and -3"),
         (["--set", "loop"], "--set needs FIELD=VALUE, found 'loop'"),
         (["--set", "loop.stepz=3"], "unknown key 'stepz'"),
         (["--set", "loop.steps={"], "not valid YAML"),
