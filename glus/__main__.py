@@ -24,7 +24,7 @@ COMMANDS = CommandTable(
         "pretrain": ("glus.training.pretraining.command:main", "pretrain a small GLUS on synthetic videos"),
         "merge": ("glus.training.merge_command:main", "turn a training checkpoint into a model one can load"),
         "report": ("glus.inference.report:main", "write an HTML report and overlay videos on a finished run"),
-        "data": ("glus.data.command:main", "make the synthetic set, check a data set, write a submission zip"),
+        "data": ("glus.data.command:main", "make, import or check a data set, write a submission zip"),
     },
 )
 

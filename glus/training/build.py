@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from glus.api import DTYPES, GLUS
@@ -132,8 +131,3 @@ def build_validator(config: TrainConfig, glus: GLUS) -> SegmentationValidator | 
 def about(config: TrainConfig, glus: GLUS) -> dict[str, Any]:
     """What a checkpoint says of its run, for `glus.training.merge`."""
     return {"model": glus.config.to_dict(), "config": dataclasses.asdict(config)}
-
-
-def save_tokenizer(glus: GLUS, log_dir: Path) -> None:
-    """Put the tokenizer where `glus.training.merge` looks for it."""
-    glus.tokenizer.save(log_dir / "tokenizer")

@@ -19,7 +19,7 @@ from glus.training.config import TrainConfig, merge, read_content, train_config
 from glus.training.flags import given, overrides
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("train.sh", "train_glus_s.sh", "train_glus_a.sh", "merge.sh")
+SCRIPTS = ("train.sh", "train_glus_s.sh", "train_glus_a.sh", "train_tiny.sh", "merge.sh")
 VARIABLES = ("DATA_DIR", "CKPT_DIR", "OUT_DIR", "MODEL", "NUM_GPUS", "HOSTFILE", "COMPAT", "CONFIG", "EXP_NAME")
 
 
