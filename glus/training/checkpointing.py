@@ -145,9 +145,25 @@ class Checkpoints:
         """The newest complete checkpoint; warns of newer ones that are incomplete or damaged.
 
         Rank 0 reads them all through, and all ranks get its answer.
+
+        Raises:
+            InputError: there are checkpoints but none is whole; to start anew over them is not for us to choose.
         """
-        found = gather(self.place, newest_in(self.folder) if self.place.is_main else None)[0]
+        found = gather(self.place, self._newest() if self.place.is_main else None)[0]
+        if isinstance(found, str):
+            raise InputError(found)
         return found if isinstance(found, Path) else None
+
+    def _newest(self) -> Path | str | None:
+        """The newest complete one; what to tell the user where all are damaged; None where there are none."""
+        found = newest_in(self.folder)
+        if found is not None or not self.steps():
+            return found
+        newest = self.folder / f"step-{max(self.steps()):08d}"
+        return (
+            f"{self.folder}: no checkpoint can be resumed from; of the newest, {newest.name}, {fault_of(newest)}. "
+            "Put a whole one back, or start anew with --no_resume, which moves the earlier run into a folder beside"
+        )
 
     def best(self) -> Best | None:
         """The best validation whose checkpoint is still there."""

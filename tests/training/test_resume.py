@@ -176,6 +176,22 @@ def test_an_incomplete_checkpoint_is_not_taken(tmp_path: Path, place: Place, who
     assert newest.name == "step-00000004"
 
 
+def test_a_run_with_damaged_checkpoints_only_is_not_started_over(
+    tmp_path: Path, place: Place, whole: Path
+) -> None:
+    """D34: what is left of them stays, and `--no_resume` puts it aside."""
+    run_dir = copied(whole, tmp_path)
+    folder = run_dir / "checkpoints"
+    (folder / "step-00000004/complete").unlink()
+    (folder / "step-00000006/rank-0.pt").unlink()
+    before = sorted(run_dir.rglob("*"))
+    with pytest.raises(InputError, match=r"the newest, step-00000006, rank-0\.pt is missing\..*--no_resume"):
+        trainer(run_dir, place, tiny_loop()).run()
+    assert sorted(run_dir.rglob("*")) == before
+    assert trainer(run_dir, place, tiny_loop(steps=1)).run(resume=False).step == 1
+    assert (run_dir / "before-1/checkpoints/step-00000006/complete").is_file()
+
+
 def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path, place: Place, whole: Path) -> None:
     run_dir = copied(whole, tmp_path)
     folder = run_dir / "checkpoints"
