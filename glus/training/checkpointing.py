@@ -162,7 +162,7 @@ class Checkpoints:
         newest = self.folder / f"step-{max(self.steps()):08d}"
         return (
             f"{self.folder}: no checkpoint can be resumed from; of the newest, {newest.name}, {fault_of(newest)}. "
-            "Put a whole one back, or start anew with --no_resume, which moves the earlier run into a folder beside"
+            "Put a whole one back, or start anew with --no_resume, which moves the earlier run into a folder"
         )
 
     def best(self) -> Best | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -139,20 +140,26 @@ class Engine:
 
         Returns:
             The gradients' 2-norm before clipping, after the last micro-batch of a step; None otherwise, and
-            where fp16 overflowed and the step was left out.
+            where fp16 overflowed and the step was left out. Where it is NaN or infinite otherwise, the weights are
+            still those before the step.
         """
         last = bool(self._engine.is_gradient_accumulation_boundary())
         norm = None
+        fp16 = self.config.precision == "fp16"  # its loss scale may be too high; DeepSpeed lowers it
         if last:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             if not self.config.deepspeed.stage:
                 limit = self.config.optimizer.grad_clip or float("inf")
                 norm = float(torch.nn.utils.clip_grad_norm_(self._trained, limit))
+                if not (fp16 or math.isfinite(norm)):
+                    return norm
         skipped = self._engine.skipped_steps
         self._engine.step()
-        if not last or self._engine.skipped_steps > skipped:
+        if not last:
             return None
+        if self._engine.skipped_steps > skipped:  # ZeRO does so in every precision, and would for ever
+            return None if fp16 else float("nan")
         found = norm if norm is not None else self._engine.get_global_grad_norm()
         return None if found is None else float(found)
 

@@ -22,6 +22,7 @@ from glus.training.config import CheckpointConfig, DeepSpeedConfig, LoggingConfi
 from glus.training.failures import NonFiniteLoss, replay
 from glus.training.forward import TrainingSample
 from glus.training.launch import Place
+from glus.training.shards import read_shards
 from glus.training.validation import HeldOut, SegmentationValidator, Validation
 from glus.video import open_frames
 
@@ -86,6 +87,26 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_can_be_replayed(tmp_path:
     assert np.isnan(found[1].scalars["loss"])
     assert found[1].first is not None
     assert found[1].first.startswith("model.sam.image_encoder.")
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision"), [(0, "fp32"), (0, "bf16_autocast"), (2, "fp32"), (2, "bf16"), (3, "fp32")]
+)
+def test_a_gradient_that_is_not_a_number_is_seen_before_the_weights_change(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, stage: int, precision: str
+) -> None:
+    """Where all losses are finite; ZeRO by itself would leave out every further step and go on."""
+    monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)  # ZeRO-3 puts its own there
+    task = tiny_task(contrastive=False)
+    zero = DeepSpeedConfig(stage, bucket_size=10**7)
+    run = trainer(tmp_path, place, tiny_loop(precision=precision, deepspeed=zero), task)
+    before = run.checkpoints.save(run.engine, task, 0, None)
+    parameter = next(parameter for parameter in task.module.parameters() if parameter.requires_grad)
+    parameter.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"step 1: the gradient norm is nan\. Weights"):
+        run._loop(0, None, None, None)
+    saved = [read_shards(folder).state for folder in (before, tmp_path / "failure-step-00000001")]
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
 
 
 def run_loss(folder: Path) -> list[float]:
