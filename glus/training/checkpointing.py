@@ -28,7 +28,7 @@ import torch
 
 from glus.errors import InputError
 from glus.io import disk_errors, field, read_json, write_json
-from glus.training.config import CheckpointConfig, differing_fields
+from glus.training.config import CheckpointConfig, differing_fields, without_places
 from glus.training.engine import Engine, load_file
 from glus.training.launch import Place, barrier, gather
 from glus.training.task import Task
@@ -36,9 +36,12 @@ from glus.training.task import Task
 logger = logging.getLogger(__name__)
 
 FOLDER, COMPLETE, TRAINER, BEST = "checkpoints", "complete", "trainer.json", "best.json"
+TOKENIZER = "tokenizer"
+"""Folder beside `checkpoints`, of the model trained there."""
 FORMAT = 1
 _STEP = re.compile(r"step-(\d{8})")
 _CHUNK = 1 << 22
+_BEST_FIELDS = (("step", int), ("score", (int, float)))
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,12 @@ class Checkpoints:
         """
         target = self.folder / f"step-{step:08d}"
         with disk_errors(target):
-            write_state(self.folder / f".tmp-{target.name}", engine, task, step, self.facts, self.place)
+            write_state(self.folder / f".tmp-{target.name}", engine, task, step, self.facts, self.place, best)
             if self.place.is_main:
                 if target.exists():  # damaged, or it would have been resumed from
                     shutil.rmtree(target)
                 os.replace(self.folder / f".tmp-{target.name}", target)
-                if best is not None:
+                if best is not None:  # for people and merging; a run goes on by what `trainer.json` says
                     write_json(self.folder / BEST, asdict(best))
                 self._forget(best)
         barrier()
@@ -165,16 +168,19 @@ class Checkpoints:
             "Put a whole one back, or start anew with --no_resume, which moves the earlier run into a folder"
         )
 
-    def best(self) -> Best | None:
-        """The best validation whose checkpoint is still there."""
-        path = self.folder / BEST
-        if not path.is_file():
+    def best(self, path: Path) -> Best | None:
+        """The best validation when a checkpoint was written, if the checkpoint of that one is still there."""
+        file = path / TRAINER
+        content = read_json(file, "checkpoint description")
+        if "best" in content:
+            found = content["best"]
+        else:  # of an earlier version of glus
+            file = self.folder / BEST
+            found = read_json(file, "best checkpoint") if file.is_file() else None
+        if found is None:
             return None
-        content = read_json(path, "best checkpoint")
-        found = Best(
-            field(content, "step", int, path, "file"), float(field(content, "score", (int, float), path, "file"))
-        )
-        return found if found.step in self.steps() else None
+        step, score = (field(found, name, kind, file, "best") for name, kind in _BEST_FIELDS)
+        return Best(step, float(score)) if step in self.steps() else None
 
     def load(self, path: Path, engine: Engine, task: Task) -> int:
         """Take up a checkpoint, whole; every rank calls this.
@@ -207,9 +213,14 @@ class Checkpoints:
                 f"{path} was written by {content['world_size']} ranks, this run has {self.facts.world_size}: "
                 f"resume with {content['world_size']}, or start anew (--no_resume or another log folder)"
             )
-        # Through JSON, as the stored one went: tuples become lists.
-        mine = _as_json(self.facts.identity)
-        if differing := differing_fields(mine, field(content, "identity", dict, file, "file")):
+        # Through JSON, as the stored ones went: tuples become lists. The model besides, because the identity may
+        # name it by a path, with another model there now.
+        mine, theirs = _as_json(self.facts.identity), field(content, "identity", dict, file, "file")
+        differing = differing_fields(without_places(mine), without_places(theirs))
+        one, other = (_as_json(about).get("model") for about in (self.facts.about, content.get("about", {})))
+        if isinstance(one, dict) and isinstance(other, dict):
+            differing += differing_fields(one, other, "model.")
+        if differing:
             raise InputError(
                 f"{path} is of another configuration: {'; '.join(differing)} (this run's value first). Resume "
                 "with the same values, or start anew (--no_resume or another log folder)"
@@ -225,7 +236,15 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def write_state(folder: Path, engine: Engine, task: Task, step: int, facts: RunFacts, place: Place) -> None:
+def write_state(
+    folder: Path,
+    engine: Engine,
+    task: Task,
+    step: int,
+    facts: RunFacts,
+    place: Place,
+    best: Best | None = None,
+) -> None:
     """Fill a new folder with the whole state of the run, `complete` last; every rank calls this."""
     if place.is_main:
         if folder.exists():
@@ -238,6 +257,7 @@ def write_state(folder: Path, engine: Engine, task: Task, step: int, facts: RunF
     if place.is_main:
         prefix = engine.weight_prefix(task.model)
         content = {"format": FORMAT, "step": step, "weight_prefix": prefix, **asdict(facts)}
+        content["best"] = None if best is None else asdict(best)
         write_json(folder / TRAINER, _as_json(content))
         write_json(
             folder / COMPLETE, {path.name: [path.stat().st_size, _sync_crc(path)] for path in _files(folder)}
@@ -265,7 +285,7 @@ def _crc(path: Path) -> int:
 
 def move_aside(log_dir: Path) -> None:
     """Put an earlier run's files into a folder of their own, `before-1`, `before-2`, ..."""
-    names = (FOLDER, "log.jsonl", "tensorboard", "model")
+    names = (FOLDER, TOKENIZER, "log.jsonl", "tensorboard", "model")
     there = [log_dir / name for name in names if (log_dir / name).exists()]
     if not there:
         return

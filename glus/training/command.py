@@ -55,12 +55,11 @@ def main(argv: Sequence[str]) -> int:
 
 def run_training(config: TrainConfig, place: Place, log_dir: Path, args: argparse.Namespace) -> int:
     """Train to the end or to the time limit, then export."""
+    from glus.training.checkpointing import TOKENIZER
     from glus.training.launch import barrier
 
     glus, trainer = make_trainer(config, place, log_dir)
-    if place.is_main:
-        glus.tokenizer.save(log_dir / "tokenizer")
-    result = trainer.run(resume=not args.no_resume)
+    result = trainer.run(not args.no_resume, lambda: glus.tokenizer.save(log_dir / TOKENIZER))
     if not result.finished:
         logger.info("time is up after step %d of %d; the same command goes on", result.step, config.loop.steps)
         return 0

@@ -294,6 +294,14 @@ def loop_identity(loop: LoopConfig) -> dict[str, Any]:
     return content
 
 
+def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without where the data lies: with that folder moved, a run is the same."""
+    data = content.get("data")
+    if not isinstance(data, Mapping):
+        return dict(content)
+    return {**content, "data": {key: value for key, value in data.items() if key != "dataset_dir"}}
+
+
 def identity(config: TrainConfig) -> dict[str, Any]:
     """The part of the configuration that decides the numbers."""
     content = {**dataclasses.asdict(config), "loop": loop_identity(config.loop)}

@@ -19,7 +19,17 @@ from glus.modeling.checkpoints import State, check_fit, load_state
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import name_some
 from glus.text.tokenizer import GlusTokenizer
-from glus.training.checkpointing import BEST, COMPLETE, FOLDER, FORMAT, TRAINER, fault_of, newest_in, steps_in
+from glus.training.checkpointing import (
+    BEST,
+    COMPLETE,
+    FOLDER,
+    FORMAT,
+    TOKENIZER,
+    TRAINER,
+    fault_of,
+    newest_in,
+    steps_in,
+)
 from glus.training.parameters import LoraSettings, fold_lora
 from glus.training.released import TOWER_FOLDER, write_released
 from glus.training.shards import read_shards
@@ -27,7 +37,6 @@ from glus.training.shards import read_shards
 logger = logging.getLogger(__name__)
 
 Layout = Literal["ours", "released"]
-TOKENIZER = "tokenizer"
 ABOUT_FILE = "training.json"
 
 

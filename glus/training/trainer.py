@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,10 +109,13 @@ class Trainer:
         self.engine = Engine(task.module, config, place, task.model.finish_loading)
         task.train_mode()
 
-    def run(self, resume: bool = True) -> TrainResult:
+    def run(self, resume: bool = True, started: Callable[[], None] | None = None) -> TrainResult:
         """Train to the end, from the newest complete checkpoint if there is one.
 
         Without `resume` an earlier run's files are first moved into a folder of their own.
+
+        Args:
+            started: called on rank 0 once the log folder is sure to be this run's, to write what belongs there.
 
         Raises:
             InputError: bad data, a checkpoint of another configuration, no memory left.
@@ -123,12 +126,13 @@ class Trainer:
         newest = self.checkpoints.newest() if resume else None
         start = self.checkpoints.load(newest, self.engine, self.task) if newest is not None else 0
         self.checkpoints.forget_after(start)
-        best = self.checkpoints.best()
-        best = best if best is not None and best.step <= start else None
+        best = self.checkpoints.best(newest) if newest is not None else None
         if newest is not None and self.place.is_main:
             logger.info("resuming after step %d from %s", start, newest)
         logs = None
         if self.place.is_main:
+            if started is not None:
+                started()
             logs = Logs(self.log_dir, self.config.logging, start, self.config.steps)
         try:
             return self._loop(start, best, newest, logs)

@@ -18,6 +18,7 @@ import torch
 from runs import log_lines, tiny_loop, tiny_task, trainer, weights
 
 from glus.errors import InputError
+from glus.training import logs
 from glus.training.checkpointing import Checkpoints, fault_of
 from glus.training.config import CheckpointConfig, OptimizerConfig
 from glus.training.engine import load_file
@@ -212,6 +213,24 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path, place: Place, 
     assert trainer(run_dir, place, unchanged).run().step == 6  # what does not change the numbers may change
 
 
+def test_another_model_at_the_same_path_is_refused(tmp_path: Path, place: Place, whole: Path) -> None:
+    """And a moved data folder is not."""
+    run = trainer(whole, place, tiny_loop())
+    newest = run.checkpoints.newest()
+    assert newest is not None
+    file = Path(shutil.copytree(newest, tmp_path / newest.name)) / "trainer.json"
+    stored = json.loads(file.read_text())
+    stored["identity"]["data"] = {"dataset_dir": "before"}
+    file.write_text(json.dumps(stored))
+    identity = {**run.facts.identity, "data": {"dataset_dir": "after"}}
+    facts = dataclasses.replace(run.facts, identity=identity)
+    assert Checkpoints(whole, CheckpointConfig(), facts, place).check(file.parent) == 6
+    stored["about"]["model"]["language"]["rope_theta"] = 5.0
+    file.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"model\.language\.rope_theta .* instead of 5\.0"):
+        Checkpoints(whole, CheckpointConfig(), facts, place).check(file.parent)
+
+
 def test_another_number_of_ranks_is_refused(place: Place, whole: Path) -> None:
     run = trainer(whole, place, tiny_loop())
     facts = dataclasses.replace(run.facts, world_size=4)
@@ -227,6 +246,23 @@ def test_another_task_is_refused(place: Place, whole: Path) -> None:
     task.name = "matching"
     with pytest.raises(InputError, match="is of the task 'glus', this run is 'matching'"):
         trainer(whole, place, tiny_loop(), task).run()
+
+
+def test_a_log_is_cut_behind_the_restored_step(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    lines = [json.dumps({"kind": "step", "step": step}) for step in (1, 2, 3)]
+    file.write_text("\n".join([*lines, '{"kind": "st']))
+    logs.truncate(file, 2)
+    assert file.read_text().splitlines() == lines[:2]
+
+
+def test_no_resume_starts_anew_and_keeps_the_earlier_run(tmp_path: Path, place: Place) -> None:
+    trainer(tmp_path, place, tiny_loop()).run()
+    result = trainer(tmp_path, place, tiny_loop(steps=2)).run(resume=False)
+    assert result.step == 2
+    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
+    assert len(log_lines(tmp_path / "before-1")) == 6
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000002"]
 
 
 class Evil:

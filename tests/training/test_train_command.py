@@ -17,6 +17,7 @@ from glus.errors import InputError
 from glus.training import command
 from glus.training.failures import NonFiniteLoss
 from glus.training.launch import Place
+from glus.training.merge import export_checkpoint
 
 
 @pytest.fixture
@@ -82,6 +83,20 @@ def test_a_run_ends_with_a_model_one_can_load(
     assert torch.equal(glus.model.state_dict()[name], saved[f"module.model.{name}"])
     assert not any("lora" in name for name in glus.model.state_dict())
     assert command.main([*recipe, "--validate_every", "2"]) == 0  # nothing left to do: exports again
+
+
+def test_the_tokenizer_of_an_earlier_run_stays_with_it(tmp_path: Path, recipe: list[str]) -> None:
+    """A refused run writes none over it, and a run moved aside can still be exported."""
+    log_dir = tmp_path / "run"
+    assert command.main([*recipe, "--max_minutes", "1e-9"]) == 0
+    kept = log_dir / "tokenizer/added_tokens.json"
+    kept.write_text(kept.read_text() + "\n")
+    with pytest.raises(InputError, match=r"loop\.seed 9 instead of"):
+        command.main([*recipe, "--set", "loop.seed=9"])
+    assert kept.read_text().endswith("\n")
+    assert command.main([*recipe, "--set", "loop.seed=9", "--no_resume"]) == 0
+    export_checkpoint(log_dir / "before-1", tmp_path / "merged")
+    GLUS.from_pretrained(tmp_path / "merged").self_check()
 
 
 def test_a_loss_that_is_not_a_number_is_status_1(

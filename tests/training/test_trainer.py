@@ -227,6 +227,20 @@ def test_validation_keeps_the_best_checkpoint_and_leaves_no_trace(tmp_path: Path
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_the_best_is_known_from_the_checkpoint_itself(tmp_path: Path, place: Place) -> None:
+    """A kill before `best.json` is written, or a file of a later step, changes nothing."""
+    loop = tiny_loop(steps=4, validate_every=2, checkpoints=CheckpointConfig(every=2, keep=2))
+    trainer(tmp_path, place, loop, validator=Scripted(0.6, 0.4)).run()
+    folder = tmp_path / "checkpoints"
+    for left in ({"step": 4, "score": 0.1}, None):
+        (folder / "best.json").unlink(missing_ok=True)
+        if left is not None:
+            (folder / "best.json").write_text(json.dumps(left))
+        best = trainer(tmp_path, place, loop, validator=Scripted()).run().best
+        assert best is not None
+        assert (best.step, best.score) == (2, 0.6)
+
+
 def test_validation_is_real_inference_and_the_evaluators_measure(place: Place) -> None:
     """D31, D33: the held-out list goes through the engine the user runs, and through J and F."""
     glus = tiny_glus()
@@ -293,23 +307,6 @@ def test_lines_are_means_and_leave_out_what_is_not_there(tmp_path: Path, place: 
     means.add({"a": torch.tensor(1.0), "b": torch.tensor(4.0)})
     means.add({"a": torch.tensor(3.0)})
     assert logs.joined_means([means.totals(), {"b": (0.0, 1)}]) == {"a": 2.0, "b": 2.0}
-
-
-def test_a_log_is_cut_behind_the_restored_step(tmp_path: Path) -> None:
-    file = tmp_path / "log.jsonl"
-    lines = [json.dumps({"kind": "step", "step": step}) for step in (1, 2, 3)]
-    file.write_text("\n".join([*lines, '{"kind": "st']))
-    logs.truncate(file, 2)
-    assert file.read_text().splitlines() == lines[:2]
-
-
-def test_no_resume_starts_anew_and_keeps_the_earlier_run(tmp_path: Path, place: Place) -> None:
-    trainer(tmp_path, place, tiny_loop()).run()
-    result = trainer(tmp_path, place, tiny_loop(steps=2)).run(resume=False)
-    assert result.step == 2
-    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
-    assert len(log_lines(tmp_path / "before-1")) == 6
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000002"]
 
 
 WAYS = [
