@@ -183,8 +183,7 @@ def scan_track(
         starts, ends: written: where each entry lies; both 0 for null.
         stack: scratch space of `MAX_DEPTH` bytes.
     """
-    found[0] = NO_JSON
-    pos = skip_space(data, pos)
+    found[0], pos = NO_JSON, skip_space(data, pos)
     found[1] = pos
     pos = skip_string(data, pos)
     if pos < 0:

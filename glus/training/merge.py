@@ -217,6 +217,11 @@ def _check_target(target: Path) -> None:
 
 
 def _swap(new: Path, target: Path) -> None:
+    """Put `new` in the target's place.
+
+    Folders cannot be replaced in one step everywhere: killed between the two renames, this leaves no target, but
+    the earlier export whole in `.tmp-PID-old-NAME` beside it; exporting again writes it anew.
+    """
     old = target.with_name(f".tmp-{os.getpid()}-old-{target.name}")
     if target.exists():
         os.replace(target, old)

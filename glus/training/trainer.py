@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -106,7 +107,8 @@ class Trainer:
         self.checkpoints = Checkpoints(log_dir, config.checkpoints, self.facts, place)
         self._started = time.monotonic()
         seed_everything(config.seed, place.rank)
-        self.engine = Engine(task.module, config, place, task.model.finish_loading)
+        with self._memory():
+            self.engine = Engine(task.module, config, place, task.model.finish_loading)
         task.train_mode()
 
     def run(self, resume: bool = True, started: Callable[[], None] | None = None) -> TrainResult:
@@ -176,10 +178,11 @@ class Trainer:
         norm, out_of_time = None, False
         for micro, drawn in enumerate(numbers):
             asked = time.monotonic()
-            batch = to_device(next(batches), self.place.device)
-            waiting += time.monotonic() - asked
+            batch = next(batches)
             moments.append(Moment.now(step, micro, drawn))
-            try:
+            with self._memory():
+                batch = to_device(batch, self.place.device)
+                waiting += time.monotonic() - asked
                 loss, scalars = self.engine.forward(batch)
                 moments[-1].loss = loss.detach()
                 means.add({"loss": loss, **scalars})
@@ -187,10 +190,6 @@ class Trainer:
                 if micro + 1 == len(numbers):
                     losses, out_of_time = self._agree(step, moments, means)
                 norm = self.engine.step(rate)
-            except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    raise InputError(self._lower()) from error
-                raise
         if norm is not None and not np.isfinite(norm):
             self._fail(step, moments, f"the gradient norm is {norm}")
         return StepReport(losses, rate, norm, time.monotonic() - started, waiting, out_of_time)
@@ -218,6 +217,16 @@ class Trainer:
             f"step {step + 1}: {what}. Weights and batches are in {folder}; look at one by "
             f"--replay {folder}/batch-rank-0.pt with the same configuration"
         )
+
+    @contextlib.contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Errors of no memory inside come out as an InputError that says what to lower."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise InputError(self._lower()) from error
+            raise
 
     def _lower(self) -> str:
         config = self.config

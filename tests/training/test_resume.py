@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import log_lines, tiny_loop, tiny_task, trainer, weights
+from runs import Samples, log_lines, tiny_loop, tiny_task, trainer, weights
+from tiny import tiny_glus
 
 from glus.errors import InputError
 from glus.training import logs
@@ -263,6 +264,13 @@ def test_no_resume_starts_anew_and_keeps_the_earlier_run(tmp_path: Path, place: 
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
     assert len(log_lines(tmp_path / "before-1")) == 6
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000002"]
+
+
+def test_samples_are_drawn_again_alike() -> None:
+    """What resuming and replaying rest on."""
+    one, two = (Samples(tiny_glus())[7] for _ in range(2))
+    assert torch.equal(one.sam_pixels, two.sam_pixels)
+    assert one.rows == two.rows
 
 
 class Evil:

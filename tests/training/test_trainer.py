@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import SPLIT, Samples, log_lines, tiny_loop, tiny_task, trainer, weights
+from runs import SPLIT, log_lines, tiny_loop, tiny_task, trainer, weights
 from tiny import EXPRESSIONS, tiny_clip, tiny_glus
 
 from glus.config import InferenceConfig
@@ -177,6 +177,18 @@ def test_out_of_memory_says_what_to_lower(
         InputError, match=r"out of memory on rank 0\. Lower loop\.batch_size \(now 1; .*stage \(now 0\)"
     ):
         run.run()
+
+
+@pytest.mark.parametrize("where", ["Engine", "to_device"])
+def test_out_of_memory_says_so_outside_the_forward(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(f"glus.training.trainer.{where}", fail)
+    with pytest.raises(InputError, match=r"out of memory on rank 0\. Lower loop\.batch_size"):
+        trainer(tmp_path, place, tiny_loop()).run()
 
 
 def test_other_errors_of_a_step_are_not_taken_for_it(
@@ -382,10 +394,3 @@ def test_a_missing_board_is_named_with_its_remedy(
     )
     with pytest.raises(InputError, match="TensorBoard is not installed: pip install"):
         run.run()
-
-
-def test_samples_are_drawn_again_alike() -> None:
-    """What resuming and replaying rest on."""
-    one, two = (Samples(tiny_glus())[7] for _ in range(2))
-    assert torch.equal(one.sam_pixels, two.sam_pixels)
-    assert one.rows == two.rows
