@@ -20,6 +20,7 @@ import torch
 from glus.errors import InputError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SHARED_MEMORY_OPERATOR = "deepspeed_shm_comm"
 INSTALL = 'pip install -e ".[train]"'
 
 
@@ -85,6 +86,9 @@ def import_deepspeed() -> ModuleType:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
+    # On a CPU it would compile an operator for its ranks to talk through shared memory, and fail where there is no
+    # compiler; gloo does the same.
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OPERATOR] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed
 
