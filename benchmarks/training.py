@@ -123,19 +123,6 @@ class OriginalForward(nn.Module):
         return total_loss(ce, mean_of_pairs(bce), mean_of_pairs(dice), None, weights)
 
 
-def separate(sample: TrainingSample) -> list[TrainingSample]:
-    """A sample per expression."""
-    return [
-        dataclasses.replace(
-            sample,
-            rows=sample.rows[i : i + 1],
-            targets=sample.targets[i : i + 1],
-            exp_ids=sample.exp_ids[i : i + 1],
-        )
-        for i in range(len(sample.rows))
-    ]
-
-
 # --- one step of each side ------------------------------------------------------------------------------------
 
 
@@ -187,7 +174,7 @@ def prepare(data: Path, version: str | None, device: str, precision: str) -> Ben
         {
             "ours": step(lambda sample: [ours([sample]).losses], TrainingSet),
             "released": step(lambda sample: [original(sample)], OriginalSet),
-            "repeat": step(lambda sample: [original(one) for one in separate(sample)], OriginalSet),
+            "repeat": step(lambda sample: [original(one) for one in sample.per_expression()], OriginalSet),
         },
     )
 

@@ -23,13 +23,7 @@ TEXT
     exit 0
 fi
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${VENV:-.venv}
-if [[ $venv != /* ]]; then venv=$root/$venv; fi
-if [[ ! -x $venv/bin/python ]]; then
-    echo "error: no environment at $venv; run bash scripts/setup.sh, or set VENV" >&2
-    exit 2
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 VAL_SET=${VAL_SET:-mevis}
 SET_NAME=${SET_NAME:-valid_u}
 
@@ -47,4 +41,4 @@ if [[ -n ${WORKERS:-} ]]; then
 elif [[ ${NUM_GPUS:-0} != 0 ]]; then
     arguments+=(--device cuda --workers "$NUM_GPUS")
 fi
-exec "$venv/bin/python" -m glus infer "${arguments[@]}" "$@"
+exec "$python" -m glus infer "${arguments[@]}" "$@"

@@ -20,16 +20,10 @@ TEXT
     exit 0
 fi
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${VENV:-.venv}
-if [[ $venv != /* ]]; then venv=$root/$venv; fi
-if [[ ! -x $venv/bin/python ]]; then
-    echo "error: no environment at $venv; run bash scripts/setup.sh, or set VENV" >&2
-    exit 2
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 run=${OUT_DIR:-outputs}/${EXP_NAME:-glus_s}
 layout=${LAYOUT:-ours}
 model=$run/model
 if [[ $layout == released ]]; then model+=_released; fi
-exec "$venv/bin/python" -m glus merge --weight "${WEIGHT:-$run}" --save_path "${SAVE_PATH:-$model}" \
+exec "$python" -m glus merge --weight "${WEIGHT:-$run}" --save_path "${SAVE_PATH:-$model}" \
     --layout "$layout" "$@"

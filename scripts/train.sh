@@ -28,13 +28,7 @@ TEXT
     exit 0
 fi
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${VENV:-.venv}
-if [[ $venv != /* ]]; then venv=$root/$venv; fi
-if [[ ! -x $venv/bin/python ]]; then
-    echo "error: no environment at $venv; run bash scripts/setup.sh, or set VENV" >&2
-    exit 2
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 CONFIG=${CONFIG:-$root/configs/train_glus_s.yaml}
 CKPT_DIR=${CKPT_DIR:-$root/checkpoints}
 name=$(basename "$CONFIG" .yaml)
@@ -70,12 +64,12 @@ fi
 
 if [[ -n ${HOSTFILE:-} ]]; then
     if [[ ! -f $HOSTFILE ]]; then echo "error: no HOSTFILE at $HOSTFILE" >&2 && exit 2; fi
-    launcher=("$venv/bin/python" -m deepspeed.launcher.runner --hostfile "$HOSTFILE" --no_local_rank --module glus)
+    launcher=("$python" -m deepspeed.launcher.runner --hostfile "$HOSTFILE" --no_local_rank --module glus)
     if [[ -n ${NUM_GPUS:-} ]]; then launcher=("${launcher[@]:0:5}" --num_gpus "$gpus" "${launcher[@]:5}"); fi
 elif [[ ${SLURM_STEP_NUM_TASKS:-1} -gt 1 ]] || ((gpus < 2)); then
     if [[ $gpus == 0 ]]; then export CUDA_VISIBLE_DEVICES=; fi
-    launcher=("$venv/bin/python" -m glus)
+    launcher=("$python" -m glus)
 else
-    launcher=("$venv/bin/python" -m torch.distributed.run --standalone --nproc_per_node "$gpus" -m glus)
+    launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$gpus" -m glus)
 fi
 exec "${launcher[@]}" train "${arguments[@]}" "$@"

@@ -24,12 +24,8 @@ TEXT
     exit 0
 fi
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${VENV:-.venv}/bin/python
-if [[ ! -x $python ]]; then
-    echo "error: no environment at ${VENV:-.venv}; run bash scripts/setup.sh, or set VENV" >&2
-    exit 2
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$root"
 out=${OUT_DIR:-outputs/tiny}
 tokenizer=${TOKENIZER:-checkpoints/glus-tiny}
 mkdir -p "$out"

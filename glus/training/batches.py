@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from glus.config import ModelConfig
+from glus.config import Behaviour, ModelConfig
 from glus.data.sampling import ClipSample, SampleSource
 from glus.data.transforms import clip_image, sam_image
 from glus.errors import InputError
@@ -58,7 +58,10 @@ class TrainingSet(Dataset[TrainingSample]):
         """Model inputs of a clip; `rng` draws the question and answer template of each round (3.4)."""
         where = f"{clip.dataset}, video {clip.video}, expression"
         rows = [
-            self.row(check_expression(text, f"{where} {exp_id}"), len(clip.query), len(clip.context), rng)
+            draw_row(
+                check_expression(text, f"{where} {exp_id}"),
+                *(len(clip.query), len(clip.context), self.tokenizer, self.config.behaviour, rng),
+            )
             for exp_id, text in zip(clip.exp_ids, clip.texts, strict=True)
         ]
         vision, sam, view = self.config.vision, self.config.sam2, self.config.behaviour.clip_view
@@ -74,14 +77,21 @@ class TrainingSet(Dataset[TrainingSample]):
             frames=clip.frames,
         )
 
-    def row(self, text: str, rounds: int, context_frames: int, rng: np.random.Generator) -> list[int]:
-        """Token ids of one conversation, as `label_conversation` gives them."""
-        behaviour = self.config.behaviour
-        text = clean_expression(text, training=True) if behaviour.strip_period else text.strip()
-        questions = [int(i) for i in rng.integers(len(QUESTIONS), size=rounds)]
-        answers = [int(i) for i in rng.integers(len(ANSWERS), size=rounds)]
-        prompt = training_prompt(text, questions, answers, context_frames, behaviour.lower_case)
-        return label_conversation(prompt, self.tokenizer)[0]
+
+def draw_row(
+    text: str,
+    rounds: int,
+    context_frames: int,
+    tokenizer: GlusTokenizer,
+    behaviour: Behaviour,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Token ids of one conversation, as `label_conversation` gives them; `rng` draws its templates."""
+    text = clean_expression(text, training=True) if behaviour.strip_period else text.strip()
+    questions = [int(i) for i in rng.integers(len(QUESTIONS), size=rounds)]
+    answers = [int(i) for i in rng.integers(len(ANSWERS), size=rounds)]
+    prompt = training_prompt(text, questions, answers, context_frames, behaviour.lower_case)
+    return label_conversation(prompt, tokenizer)[0]
 
 
 def step_numbers(step: int, *, accumulation: int, batch: int, world: int, rank: int) -> list[list[int]]:

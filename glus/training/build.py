@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from glus.api import DTYPES, GLUS
 from glus.config import Behaviour, InferenceConfig, ModelConfig, from_dict
 from glus.data.datasets import load_records
 from glus.data.records import Record
 from glus.data.sampling import SampleSource, SamplingRules, open_records, parse_mixture
 from glus.data.synthetic.source import SyntheticSource
+from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.batches import TrainingSet
@@ -36,7 +39,9 @@ def build_model(config: TrainConfig) -> GLUS:
     Raises:
         InputError: nothing loadable there, or sizes no model can have.
     """
-    glus = _start(config.model, config)
+    precision = DTYPES.get(config.loop.precision, DTYPES["fp32"])
+    released = RELEASED_TRAINING if config.compat == "released" else None
+    glus = starting_model(config.model, config.loop.seed, precision, released)
     add_lora(glus.model, config.lora, config.loop.seed)
     select_trainable(glus.model, config.trainable)
     if config.gradient_checkpointing:
@@ -44,16 +49,23 @@ def build_model(config: TrainConfig) -> GLUS:
     return glus
 
 
-def _start(source: ModelSource, config: TrainConfig) -> GLUS:
+def starting_model(
+    source: ModelSource, seed: int, dtype: torch.dtype = torch.float32, behaviour: Behaviour | None = None
+) -> GLUS:
+    """A checkpoint, or a new model (always in fp32), on the CPU.
+
+    Raises:
+        InputError: nothing loadable there, or sizes no model can have.
+    """
     if source.version is not None:
         return GLUS.from_pretrained(
             source.version,
-            dtype=DTYPES.get(config.loop.precision, DTYPES["fp32"]),
+            dtype=dtype,
             device="cpu",
             vision_tower=source.vision_tower,
             sam2_checkpoint=source.sam2_checkpoint,
             image_size=source.image_size,
-            behaviour=RELEASED_TRAINING if config.compat == "released" else None,
+            behaviour=behaviour,
         )
     assert source.sizes is not None  # checked by ModelSource
     assert source.tokenizer is not None
@@ -61,11 +73,11 @@ def _start(source: ModelSource, config: TrainConfig) -> GLUS:
     content = merge(read_content(source.sizes), {"language": {"vocab_size": len(tokenizer)}})
     if source.image_size is not None:
         content = merge(content, {"sam2": {"image_size": source.image_size}})
-    if config.compat == "released":
-        content = merge(content, {"behaviour": dataclasses.asdict(RELEASED_TRAINING)})
+    if behaviour is not None:
+        content = merge(content, {"behaviour": dataclasses.asdict(behaviour)})
     sizes = from_dict(ModelConfig, content, source.sizes)
-    tokenizer = GlusTokenizer.from_folder(source.tokenizer, sizes.behaviour.strip_around_added_tokens)
-    return GLUS(fresh_model(sizes, tokenizer, config.loop.seed), tokenizer)
+    tokenizer = tokenizer.stripping(sizes.behaviour.strip_around_added_tokens)
+    return GLUS(fresh_model(sizes, tokenizer, seed), tokenizer)
 
 
 def build_source(config: TrainConfig) -> SampleSource:
@@ -82,7 +94,11 @@ def build_source(config: TrainConfig) -> SampleSource:
         overlap=config.objective.rules.overlap,
     )
     if data.refer_video_seg_data == SYNTHETIC:
-        return SyntheticSource(data.synthetic, rules)
+        return SyntheticSource(data.synthetic, rules, data.expressions)
+    if data.expressions == "blind":
+        raise InputError(
+            "data.expressions blind is the control on generated videos: refer_video_seg_data synthetic"
+        )
     mixture = parse_mixture(data.refer_video_seg_data, data.sample_rates)
     return open_records(mixture, data.dataset_dir, rules, data.set_name)
 
@@ -115,7 +131,7 @@ def build_validator(config: TrainConfig, glus: GLUS) -> SegmentationValidator | 
         return None
     asked = config.validation
     if asked.dataset == SYNTHETIC:
-        videos = synthetic_held_out(VALIDATION_SERIES, asked.limit, config.data.synthetic)
+        videos = synthetic_held_out(VALIDATION_SERIES, asked.limit, config.data.synthetic, config.data.expressions)
     else:
         folder = asked.dataset_dir or config.data.dataset_dir
         videos = records_held_out(asked.dataset, folder, asked.set_name, asked.limit)

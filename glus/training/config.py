@@ -17,6 +17,7 @@ import yaml
 
 from glus.config import InferenceConfig, from_dict
 from glus.data.synthetic.config import SyntheticConfig
+from glus.data.synthetic.source import Reading
 from glus.errors import InputError
 from glus.training.objective import Objective
 from glus.training.parameters import LoraSettings
@@ -187,6 +188,9 @@ class DataConfig:
     question_frame_num: int = 4
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     """Of the videos of `synthetic`, here and in validation."""
+    expressions: Reading = "read"
+    """`blind`, for `synthetic` alone: the same words instead of every expression, here and in validation; the
+    control that shows what the sentence is worth."""
 
 
 @dataclass(frozen=True)

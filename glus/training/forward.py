@@ -9,7 +9,7 @@ host never waits for the device here; transformers may once, when it looks wheth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +75,18 @@ class TrainingSample:
         """Keys of the sample's E x Q tokens, expression-major."""
         return [TokenKey(self.dataset, self.video, exp, frame) for exp in self.exp_ids for frame in self.frames]
 
+    def per_expression(self) -> list[TrainingSample]:
+        """A sample for each expression, all with the same frames: what a schedule that shares nothing works on."""
+        return [
+            dataclasses.replace(
+                self,
+                rows=self.rows[i : i + 1],
+                targets=self.targets[i : i + 1],
+                exp_ids=self.exp_ids[i : i + 1],
+            )
+            for i in range(len(self.rows))
+        ]
+
     def to(self, device: torch.device | str) -> TrainingSample:
         """The sample with its tensors on `device`; pinned ones travel without waiting."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -125,16 +137,34 @@ class TrainingOutput:
 
 @dataclass(frozen=True)
 class FrameTrace:
-    """One query frame of one sample, for tests and analysis; `memory` is None where no later frame reads it."""
+    """One query frame of one sample; `memory` is None where no later frame reads it."""
 
-    sample: int
     position: int
     features: FrameFeatures
     output: MaskOutput
     memory: MemoryEntry | None
+    sample: int = 0
 
 
 Observer = Callable[[FrameTrace], None]
+
+
+def walk_frames(
+    model: GLUSModel, sam_pixels: torch.Tensor, prompts: torch.Tensor, use_memory: bool
+) -> Iterator[FrameTrace]:
+    """Decode Q frames in order, all E expressions at once, each frame reading the memory of those before.
+
+    Args:
+        sam_pixels: (Q, 3, S, S).
+        prompts: (E, Q, out_dim).
+    """
+    bank = model.new_bank(TRAINING_STRIDE) if use_memory else None
+    for position in range(len(sam_pixels)):
+        features = model.encode_frame(sam_pixels[position : position + 1])
+        output = model.segment_frame(features, prompts[:, position], bank, position)
+        is_last = position + 1 == len(sam_pixels)
+        memory = None if is_last else model.remember(features, output, bank, position)
+        yield FrameTrace(position, features, output, memory)
 
 
 @dataclass(frozen=True)
@@ -240,21 +270,15 @@ class TrainingForward(nn.Module):
         self, number: int, sample: TrainingSample, prompts: torch.Tensor, observer: Observer | None
     ) -> _MaskPart:
         """Walk the query frames of one sample; `prompts` is (E, Q, out_dim)."""
-        model = self.model
         height, width = sample.targets.shape[-2:]
-        bank = model.new_bank(TRAINING_STRIDE) if self.use_memory else None
         bce, dice, low_res = [], [], []
-        for position in range(len(sample.frames)):
-            features = model.encode_frame(sample.sam_pixels[position : position + 1])
-            output = model.segment_frame(features, prompts[:, position], bank, position)
-            is_last = position + 1 == len(sample.frames)
-            memory = None if is_last else model.remember(features, output, bank, position)
-            logits = upsample_logits(output.low_res, height, width)
-            bce.append(mask_bce(logits, sample.targets[:, position]))
-            dice.append(mask_dice(logits, sample.targets[:, position]))
-            low_res.append(output.low_res[:, 0].detach())
+        for frame in walk_frames(self.model, sample.sam_pixels, prompts, self.use_memory):
+            logits = upsample_logits(frame.output.low_res, height, width)
+            bce.append(mask_bce(logits, sample.targets[:, frame.position]))
+            dice.append(mask_dice(logits, sample.targets[:, frame.position]))
+            low_res.append(frame.output.low_res[:, 0].detach())
             if observer is not None:
-                observer(FrameTrace(number, position, features, output, memory))
+                observer(dataclasses.replace(frame, sample=number))
         return _MaskPart(bce, dice, torch.stack(low_res, dim=1))
 
 

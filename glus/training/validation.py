@@ -14,6 +14,7 @@ from glus.data.datasets import load_records
 from glus.data.mask_sources import open_masks
 from glus.data.records import Record
 from glus.data.synthetic.config import SyntheticConfig
+from glus.data.synthetic.source import Reading, texts
 from glus.data.synthetic.video import generate_video
 from glus.errors import InputError
 from glus.evaluation.metrics import db_eval_boundary, db_eval_iou
@@ -144,7 +145,9 @@ def records_held_out(dataset: str, data_dir: str | Path, split: str, limit: int)
     return [reader(videos[name]) for name in chosen]
 
 
-def synthetic_held_out(seed: int, limit: int, config: SyntheticConfig | None = None) -> HeldOutList:
+def synthetic_held_out(
+    seed: int, limit: int, config: SyntheticConfig | None = None, expressions: Reading = "read"
+) -> HeldOutList:
     """About `limit` sentences of generated videos of the series `seed`, which training never draws from."""
     config = config or SyntheticConfig()
     count = max(1, round(limit / ((config.min_sentences + config.max_sentences) / 2)))
@@ -153,7 +156,7 @@ def synthetic_held_out(seed: int, limit: int, config: SyntheticConfig | None = N
         def read() -> HeldOut:
             video = generate_video(seed, index, config)
             masks = np.stack([video.target(sentence) for sentence in video.sentences])
-            return HeldOut(open_frames(video.frames), [s.text for s in video.sentences], masks)
+            return HeldOut(open_frames(video.frames), texts(video.sentences, expressions), masks)
 
         return read
 

@@ -22,7 +22,7 @@ from glus.text.labels import label_conversation
 from glus.text.prompts import ANSWERS, QUESTIONS, training_prompt
 from glus.text.tokenizer import IMAGE_INDEX
 from glus.training import batches
-from glus.training.batches import StepSampler, TrainingSet, sample_loader, step_numbers
+from glus.training.batches import StepSampler, TrainingSet, draw_row, sample_loader, step_numbers
 from glus.training.forward import TrainingSample
 
 
@@ -93,7 +93,7 @@ def test_rows_are_conversations_about_the_cleaned_text() -> None:
 def test_rounds_have_templates_of_their_own() -> None:
     samples = training_set(Clips(query=3))
     rng = np.random.default_rng(0)
-    rows = [samples.row("a cat", 3, 2, rng) for _ in range(30)]
+    rows = [draw_row("a cat", 3, 2, samples.tokenizer, samples.config.behaviour, rng) for _ in range(30)]
     texts = [samples.tokenizer.decode(i for i in row if i != IMAGE_INDEX) for row in rows]
     assert {text.count("Can you segment") for text in texts} >= {0, 1, 2}
     assert {text.count("it is [SEG]") for text in texts} >= {0, 1, 2}
@@ -103,7 +103,8 @@ def test_rounds_have_templates_of_their_own() -> None:
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_the_text_switches_of_the_model_hold_in_training(strip_period: bool, text: str, lower_case: bool) -> None:
     samples = training_set(strip_period=strip_period, lower_case=lower_case)
-    row = samples.row(" The Dog that runs.", 1, 2, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    row = draw_row(" The Dog that runs.", 1, 2, samples.tokenizer, samples.config.behaviour, rng)
     rows = [
         label_conversation(training_prompt(text, [q], [a], 2, lower_case), samples.tokenizer)[0]
         for q, a in itertools.product(range(len(QUESTIONS)), range(len(ANSWERS)))

@@ -89,21 +89,10 @@ def test_sharing_changes_nothing(glus: GLUS) -> None:
     alike = dataclasses.replace(sample, rows=(sample.rows[0],) * len(sample.rows))
     for batch in ([sample, tiny_sample(glus, expressions=2, seed=1)], [alike]):
         shared, _ = TrainingForward(glus.model).read_segs(batch)
-        plain, _ = TrainingForward(glus.model).read_segs([one for sample in batch for one in separate(sample)])
-        torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
-
-
-def separate(sample: TrainingSample) -> list[TrainingSample]:
-    """One sample per expression: the original's schedule."""
-    return [
-        dataclasses.replace(
-            sample,
-            rows=sample.rows[i : i + 1],
-            targets=sample.targets[i : i + 1],
-            exp_ids=sample.exp_ids[i : i + 1],
+        plain, _ = TrainingForward(glus.model).read_segs(
+            [one for sample in batch for one in sample.per_expression()]
         )
-        for i in range(len(sample.rows))
-    ]
+        torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
 
 
 def losses_and_gradients(
@@ -121,7 +110,7 @@ def test_sharing_frames_changes_nothing(glus: GLUS) -> None:
     assert len({len(row) for row in sample.rows}) > 1
     step = TrainingForward(glus.model)
     together, gradients = losses_and_gradients(step, [sample])
-    alone = [losses_and_gradients(step, [one]) for one in separate(sample)]
+    alone = [losses_and_gradients(step, [one]) for one in sample.per_expression()]
     for name in ("ce", "bce", "dice", "total"):
         mean = sum(getattr(output.losses, name).item() for output, _ in alone) / 3
         assert getattr(together.losses, name).item() == pytest.approx(mean, rel=1e-5), name
@@ -311,7 +300,7 @@ def test_the_host_never_waits(glus: GLUS, monkeypatch: pytest.MonkeyPatch) -> No
     assert losses.contrastive is not None
     assert losses.total.is_meta
     assert len(looks) == 0
-    step(separate(sample.to("meta"))[:1])
+    step(sample.to("meta").per_expression()[:1])
     assert len(looks) == 1
 
 

@@ -20,12 +20,15 @@ _PER_PREDICATE = 2
 @dataclass(frozen=True)
 class Sentence:
     """A referring expression. kind: static, relation or motion; predicate: the claim it makes; targets: the
-    indices of the objects it names, ascending."""
+    indices of the objects it names, ascending; noun: their looks as far as said; other: those of a second object
+    it speaks of."""
 
     text: str
     kind: str
     predicate: str
     targets: tuple[int, ...]
+    noun: Noun
+    other: Noun | None
 
 
 def word(dice: Dice, candidate: Candidate) -> str:
@@ -86,7 +89,7 @@ def choose(config: SyntheticConfig, dice: Dice, candidates: Sequence[Candidate])
         said.add((pick.predicate, pick.targets))
         used.update(pick.targets)
         per_predicate[pick.predicate] += 1
-        chosen.append(Sentence(text, pick.kind, pick.predicate, pick.targets))
+        chosen.append(Sentence(text, pick.kind, pick.predicate, pick.targets, pick.noun, pick.other))
     motions = sum(sentence.kind == MOTION for sentence in chosen)
     enough = len(chosen) >= config.min_sentences and 2 * motions >= config.min_sentences
     return chosen if enough else None

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from glus.api import GLUS
-from glus.config import ModelConfig, from_dict, load_yaml
+from glus.config import from_dict
 from glus.errors import InputError
-from glus.modeling.pretrained import fresh_model
-from glus.text.tokenizer import GlusTokenizer
-from glus.training.config import LoopConfig, loop_identity, merge, read_content
+from glus.training.build import starting_model
+from glus.training.config import LoopConfig, ModelSource, loop_identity, merge, read_content
 from glus.training.launch import join
 from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
 from glus.training.pretraining.task import PretrainingTask, Side
@@ -35,39 +34,23 @@ class PretrainConfig:
     Attributes:
         side: what learns. `language` needs a model that has learned `sight`; `masks` is independent of both: it
             may run at the same time, and `join_sides` makes one model of the two.
-        sizes: YAML of the new model's sizes; needs `tokenizer`, a folder.
-        start: a folder of ours to go on from, instead of `sizes` and `tokenizer`.
+        model: where it starts: a folder of ours (`version`), or `sizes` and `tokenizer` of a new model.
     """
 
     side: Side
-    sizes: str | None = None
-    tokenizer: str | None = None
-    start: str | None = None
+    model: ModelSource
     samples: PretrainingConfig = field(default_factory=PretrainingConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        if (self.start is None) == (self.sizes is None or self.tokenizer is None):
-            raise InputError("give start (a folder to go on from), or sizes and tokenizer of a new model")
-
-
-def build(config: PretrainConfig) -> GLUS:
-    """The model pretraining starts from, on the CPU in fp32."""
-    if config.start is not None:
-        return GLUS.from_pretrained(config.start, device="cpu", dtype=torch.float32)
-    assert config.sizes is not None  # checked by the configuration
-    assert config.tokenizer is not None
-    sizes = load_yaml(ModelConfig, config.sizes)
-    tokenizer = GlusTokenizer.from_folder(config.tokenizer, sizes.behaviour.strip_around_added_tokens)
-    language = dataclasses.replace(sizes.language, vocab_size=len(tokenizer))
-    sizes = dataclasses.replace(sizes, language=language)
-    return GLUS(fresh_model(sizes, tokenizer, config.loop.seed), tokenizer)
+        if self.loop.deepspeed.stage == 3:
+            raise InputError("pretraining exports what a process holds: use loop.deepspeed.stage 0, 1 or 2")
 
 
 def run(config: PretrainConfig, log_dir: Path, resume: bool = True) -> TrainResult:
     """Pretrain, resuming what is in `log_dir`, and export to `log_dir/model`."""
     place = join()
-    glus = build(config)
+    glus = starting_model(config.model, config.loop.seed)
     model, tokenizer = glus.model, glus.tokenizer
     samples = PretrainingSet(config.samples, model.config, tokenizer, config.loop.seed)
     task = PretrainingTask(model, samples, config.side)
@@ -134,11 +117,12 @@ def configuration(args: argparse.Namespace) -> PretrainConfig:
     over: dict[str, Any] = {
         "samples": samples | asked("mask_frames", "looks_only"),
         "loop": asked("steps", "max_minutes"),
-        **asked("side", "tokenizer"),
+        "model": asked("tokenizer"),
+        **asked("side"),
     }
+    content = merge(content, over)
     if args.start is not None:
-        over |= {"start": args.start, "sizes": None, "tokenizer": None}
-    content = {key: value for key, value in merge(content, over).items() if value is not None}
+        content["model"] = {"version": args.start}
     return from_dict(PretrainConfig, content, args.config)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glus.data.synthetic import SyntheticVideo
+from glus.data.synthetic.language import Noun
 from glus.data.synthetic.predicates import SOLO, spins
 from glus.data.synthetic.shapes import COLOURS, SHAPES, SIZES, TEXTURES
 
@@ -55,6 +56,20 @@ def claims(video: SyntheticVideo) -> NDArray[np.float32]:
         row = [judge(track) for judge in SOLO.values()]
         table.append([*row, spins(video.facts, number, thing.shape, thing.texture)])
     return np.array(table, np.float32)
+
+
+def fitting(video: SyntheticVideo, noun: Noun | None) -> list[int]:
+    """Objects with the looks a noun names; none without a noun.
+
+    The generator words no noun of a size by which an object of changing size might fit.
+    """
+    if noun is None:
+        return []
+    return [
+        number
+        for number, thing in enumerate(video.scene.things)
+        if all(getattr(thing, kind) == value for kind, value in noun.attributes)
+    ]
 
 
 def shown(video: SyntheticVideo, frame: int, side: int) -> NDArray[np.int64]:

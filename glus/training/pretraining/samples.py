@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,13 +13,22 @@ from glus.config import ModelConfig
 from glus.data.sampling import context_indices
 from glus.data.synthetic import SyntheticConfig, SyntheticVideo
 from glus.data.synthetic.candidates import MOTION
-from glus.data.synthetic.source import DATASET, NO_SENTENCE, draw_video
+from glus.data.synthetic.source import DATASET, Reading, draw_video, texts
 from glus.data.transforms import clip_image, sam_image
 from glus.errors import InputError
-from glus.text.labels import label_conversation
-from glus.text.prompts import ANSWERS, QUESTIONS, clean_expression, training_prompt
 from glus.text.tokenizer import GlusTokenizer
-from glus.training.pretraining.facts import UNKNOWN, claims, hint, looks, no_hint, per_cell, shown
+from glus.training.batches import draw_row
+from glus.training.pretraining.facts import (
+    UNKNOWN,
+    cell_shares,
+    claims,
+    fitting,
+    hint,
+    looks,
+    no_hint,
+    per_cell,
+    shown,
+)
 
 WITHHELD, MISLEADING = 0.2, 0.07
 """Chance that a later frame's hint is kept back, or points at another object: what memory is for."""
@@ -44,7 +52,7 @@ class PretrainingConfig:
     mask_frames: int = 1
     looks_only: float = 0.25
     context_frames: int = 4
-    expressions: Literal["read", "blind"] = "read"
+    expressions: Reading = "read"
     motion: bool = True
     video: SyntheticConfig = dataclasses.field(default_factory=lambda: SyntheticConfig(max_sentences=24))
 
@@ -61,10 +69,13 @@ class PretrainingSample:
 
     Attributes:
         clip_pixels: (C + 1, 3, S, S) context frames, then the query frame.
+        owners: (C + 1, N) number of the object each cell shows, -1 for none.
         looks: (C + 1, N, 4) what each cell shows, `UNKNOWN` where nothing.
         claims: (N, claims) verdicts on what each cell of the query frame shows.
         rows: K conversations of one round, cut before [SEG]; alike up to their last image.
         hints: (K, D) the objects meant, in the query frame.
+        nouns: (K, 2, N) share of each cell of the query frame taken by the objects that the noun fits, claim or
+            no claim, and by the second object spoken of.
         sam_pixels: (Q, 3, S', S') mask frames.
         mask_hints: (E, Q, D) imperfect hints at the objects of `masks`.
         masks: (E, Q, H, W) of 0 and 1.
@@ -72,10 +83,12 @@ class PretrainingSample:
 
     video: str
     clip_pixels: torch.Tensor
+    owners: torch.Tensor
     looks: torch.Tensor
     claims: torch.Tensor
     rows: tuple[tuple[int, ...], ...]
     hints: torch.Tensor
+    nouns: torch.Tensor
     sam_pixels: torch.Tensor
     mask_hints: torch.Tensor
     masks: torch.Tensor
@@ -99,7 +112,8 @@ class PretrainingSet:
         return PretrainingSample(name, **self._language_side(video, rng), **self._mask_side(video, rng))
 
     def _language_side(self, video: SyntheticVideo, rng: np.random.Generator) -> dict:
-        query = int(rng.integers(len(video.frames)))
+        # Without motion "initially" is all that is said of time: the first frame has to be the one shown.
+        query = int(rng.integers(len(video.frames))) if self.config.motion else 0
         frames = [*context_indices(rng, len(video.frames), self.config.context_frames), query]
         look = looks(video)
         owners = [shown(video, frame, self.side) for frame in frames]
@@ -112,22 +126,21 @@ class PretrainingSet:
             hint(video.target(s)[query], self.side, look[s.targets[0]] if len(s.targets) == 1 else None)
             for s in sentences
         ]
+        nouns = [
+            [_cells_of(video, fitting(video, n), query, self.side) for n in (s.noun, s.other)] for s in sentences
+        ]
         size, view = self.model.vision.image_size, self.model.behaviour.clip_view
-        reads = self.config.expressions == "read"
+        asked = (1, self.config.context_frames, self.tokenizer, self.model.behaviour)
+        rows = [draw_row(text, *asked, rng) for text in texts(sentences, self.config.expressions)]
         return {
             "clip_pixels": torch.stack([clip_image(video.frames[frame], size, view) for frame in frames]),
+            "owners": torch.from_numpy(np.stack(owners)),
             "looks": torch.from_numpy(np.stack([per_cell(look, owner, UNKNOWN) for owner in owners])),
             "claims": torch.from_numpy(per_cell(claims(video), owners[-1], 0)),
-            "rows": tuple(self._row(s.text if reads else NO_SENTENCE, rng) for s in sentences),
+            "rows": tuple(tuple(ids[: ids.index(self.tokenizer.seg_id)]) for ids in rows),
             "hints": torch.from_numpy(np.stack(hints)),
+            "nouns": torch.from_numpy(np.array(nouns, np.float32)),
         }
-
-    def _row(self, text: str, rng: np.random.Generator) -> tuple[int, ...]:
-        question, answer = int(rng.integers(len(QUESTIONS))), int(rng.integers(len(ANSWERS)))
-        text = clean_expression(text, training=True)
-        prompt = training_prompt(text, [question], [answer], self.config.context_frames)
-        ids = label_conversation(prompt, self.tokenizer)[0]
-        return tuple(ids[: ids.index(self.tokenizer.seg_id)])
 
     def _mask_side(self, video: SyntheticVideo, rng: np.random.Generator) -> dict:
         total, count = len(video.frames), self.config.mask_frames
@@ -180,3 +193,8 @@ class PretrainingSet:
             return searched
         told[:cells] = told[:cells] * rng.uniform(0.7, 1.1) + rng.normal(0, 0.03, cells)
         return told
+
+
+def _cells_of(video: SyntheticVideo, objects: list[int], frame: int, side: int) -> NDArray[np.float32]:
+    """(side^2,) share of each cell that some objects cover in a frame, 0..1."""
+    return cell_shares(np.asarray(video.masks[objects, frame].any(axis=0))[None], side).ravel()

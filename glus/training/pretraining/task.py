@@ -21,19 +21,18 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from glus.errors import InputError
 from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import upsample_logits
-from glus.text.tokenizer import IMAGE_INDEX
+from glus.training.forward import walk_frames
 from glus.training.losses import mask_bce, mask_dice
+from glus.training.pretraining.attention import TRACK, Reading, attention_loss, read
 from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, UNKNOWN, hint_size
 from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
 from glus.training.task import Samples
 
 Side = Literal["sight", "language", "masks"]
-LOOKING_LAYER = -2
-"""The layer of the language model whose attention is taught; the one after it makes the answer."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,10 @@ class Pretraining(nn.Module):
         super().__init__()
         self.model = model
         self.side = side
+        if model.config.language.num_layers < -TRACK:
+            raise InputError(
+                f"pretraining teaches the attention of layers that need language.num_layers >= {-TRACK}"
+            )
         model.requires_grad_(False)
         trained: dict[Side, list[nn.Module]] = {
             "sight": [model.vision],
@@ -104,69 +107,40 @@ class Pretraining(nn.Module):
     def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
             images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
-        prefix, tails, looking = self._read(batch, images)
-        query = self.follow(prefix[:, -self.cells :])
+        reading = read(self.model, [sample.rows for sample in batch], images)
+        query = self.follow(F.layer_norm(reading.facts, reading.facts.shape[-1:]))
         last_looks = torch.stack([sample.looks[-1] for sample in batch])
         followed, scalars["follow"] = _looks_loss(query[..., : 1 + LOOK_COUNT], last_looks)
         verdicts = torch.stack([sample.claims for sample in batch])
         claimed = F.binary_cross_entropy_with_logits(
             query[..., 1 + LOOK_COUNT :].float(), (verdicts > 0).float(), weight=verdicts.abs(), reduction="sum"
         ) / verdicts.abs().sum().clamp(min=1)
-        pointed = self._pointing(batch, tails, scalars)
-        looked = self._look_loss(batch, looking)
-        answers = self.model.language.logits(tails, fp32=True).float()
-        answer = F.cross_entropy(answers, answers.new_full((len(tails),), self.model.seg_id, dtype=torch.long))
-        scalars |= {"claims": claimed, "point": pointed, "answer": answer, "look": looked}
-        named, scalars["named"] = self._name(batch)
-        return followed + 3 * claimed + pointed + looked + named + 0.1 * answer
+        pointed = self._pointing(batch, reading.answers, scalars)
+        answers = self.model.language.logits(reading.answers, fp32=True).float()
+        answer = F.cross_entropy(answers, answers.new_full((len(answers),), self.model.seg_id, dtype=torch.long))
+        taught = self._attention(batch, reading)
+        scalars |= {"claims": claimed, "point": pointed, "answer": answer, **taught}
+        return followed + 3 * claimed + pointed + torch.stack(list(taught.values())).sum() + 0.1 * answer
 
-    def _name(self, batch: Sequence[PretrainingSample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and hit rate of the looks a sentence alone gives away, no image before it."""
-        rows = [row[_last_image(row) + 1 :] for sample in batch for row in sample.rows]
-        states = self.model.language(self.model.language.embedding(_padded(rows, self.code.device)))
-        last = states[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
-        wanted = _one_hot_to_index(torch.cat([sample.hints for sample in batch])[:, self.cells + 2 :])
-        return _attribute_loss(self.point(last)[:, self.cells + 1 :], wanted)
-
-    def _read(
-        self, batch: Sequence[PretrainingSample], images: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """States of the shared prefixes (B, P, H), those that predict each [SEG] (R, H), and how strongly these
-        attend to the prefix in `LOOKING_LAYER`: scores (R, heads, P) before the softmax."""
-        rows = [row for sample in batch for row in sample.rows]
-        cut = _last_image(rows[0]) + 1
-        if any(row[:cut] != rows[0][:cut] or IMAGE_INDEX in row[cut:] for row in rows):
-            raise ValueError("the conversations of a pretraining batch must be alike up to their last image")
-        prefix = self.model.assemble([rows[0][:cut]] * len(batch), images).embeddings
-        ids = _padded([row[cut:] for row in rows], images.device)
-        owner = torch.arange(len(batch), device=images.device).repeat_interleave(
-            torch.tensor([len(sample.rows) for sample in batch], device=images.device)
-        )
-        tails = self.model.language.embedding(ids).to(prefix.dtype)
-        attention = self.model.language.decoder.layers[LOOKING_LAYER].self_attn
-        queries: list[torch.Tensor] = []
-        hook = attention.q_proj.register_forward_hook(lambda module, inputs, output: queries.append(output))
-        try:
-            before, after, keys = self.model.language.with_shared_prefix(prefix, tails, owner)
-        finally:
-            hook.remove()
-        row = torch.arange(len(rows), device=images.device)
-        last = torch.tensor([len(row) - cut - 1 for row in rows], device=images.device)
-        asked = queries[-1][row, last].unflatten(-1, (-1, attention.head_dim)).float()
-        turn = self.model.language.decoder.rotary_emb(asked, (prefix.shape[1] + last)[:, None])
-        asked, _ = apply_rotary_pos_emb(asked[:, :, None], asked[:, :, None], *turn)
-        scores = (keys[LOOKING_LAYER][owner].float() @ asked.transpose(2, 3))[..., 0] * attention.scaling
-        return before, after[row, last], scores
-
-    def _look_loss(self, batch: Sequence[PretrainingSample], scores: torch.Tensor) -> torch.Tensor:
-        """Half of the heads of one layer look at the objects meant. Attention that starts even gets next to no
-        gradient to where it should go; told once, it learns in a hundredth of the steps."""
+    def _attention(self, batch: Sequence[PretrainingSample], reading: Reading) -> dict[str, torch.Tensor]:
+        """Losses of the attention that is taught (`attention`), by name."""
         hints = torch.cat([sample.hints for sample in batch])
-        where, present = hints[:, : self.cells], hints[:, self.cells]
-        wanted = where / where.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        heads = scores[:, : scores.shape[1] // 2].log_softmax(dim=-1)[..., -self.cells :]
-        missed = -(wanted[:, None] * heads).sum(dim=-1).mean(dim=1)
-        return (missed * present).sum() / present.sum().clamp(min=1)
+        nouns = torch.cat([sample.nouns for sample in batch])
+        before = (reading.look.shape[-1] - self.cells, 0)  # the last frame's tokens are the last positions
+        half = reading.look.shape[1] // 2
+        losses = {
+            "look": attention_loss(reading.look[:, :half], F.pad(hints[:, : self.cells], before)),
+            "noun": attention_loss(reading.noun[:, :half], F.pad(nouns[:, 0], before)),
+            "other": attention_loss(reading.noun[:, half:], F.pad(nouns[:, 1], before)),
+        }
+        owners = torch.stack([sample.owners for sample in batch])
+        tracks = []
+        for frame, start in enumerate(reading.frames[:-1]):  # one head per context frame
+            same = (owners[:, -1, :, None] == owners[:, frame, None]) & (owners[:, -1, :, None] >= 0)
+            wanted = F.pad(same.float(), (start, reading.track.shape[-1] - start - self.cells))
+            head = frame % reading.track.shape[1]
+            tracks.append(attention_loss(reading.track[:, head, :, None], wanted))
+        return losses | ({"track": torch.stack(tracks).mean()} if tracks else {})
 
     def _pointing(
         self, batch: Sequence[PretrainingSample], states: torch.Tensor, scalars: dict[str, torch.Tensor]
@@ -198,14 +172,11 @@ class Pretraining(nn.Module):
         """Per (object, frame): BCE, Dice, error of the predicted IoU, loss of the object score, IoU."""
         height, width = sample.masks.shape[-2:]
         prompts = self.prompt(sample.mask_hints)
-        bank = self.model.new_bank(stride=1) if len(sample.sam_pixels) > 1 else None
         parts = []
-        for position in range(len(sample.sam_pixels)):
-            features = self.model.encode_frame(sample.sam_pixels[position : position + 1])
-            output = self.model.segment_frame(features, prompts[:, position], bank, position)
-            if position + 1 < len(sample.sam_pixels):
-                self.model.remember(features, output, bank, position)
-            logits, target = upsample_logits(output.low_res, height, width), sample.masks[:, position].float()
+        for frame in walk_frames(self.model, sample.sam_pixels, prompts, use_memory=True):
+            output = frame.output
+            logits = upsample_logits(output.low_res, height, width)
+            target = sample.masks[:, frame.position].float()
             with torch.no_grad():
                 iou = _iou(logits > 0, target > 0)
             exists = target.flatten(1).amax(dim=1)
@@ -219,16 +190,6 @@ class Pretraining(nn.Module):
                 )
             )
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def _last_image(row: Sequence[int]) -> int:
-    return max(i for i, token in enumerate(row) if token == IMAGE_INDEX)
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """Token ids as a rectangle, padded to the right with id 0."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
 def _iou(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

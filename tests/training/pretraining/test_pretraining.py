@@ -10,31 +10,20 @@ import pytest
 import torch
 import yaml
 from tiny import tiny_config
+from tiny_pretraining import SMALL, samples, sizes
 from tiny_text import tiny_tokenizer
 
 from glus.__main__ import main
 from glus.api import GLUS
-from glus.config import Behaviour, ModelConfig
-from glus.data.synthetic import SyntheticConfig
+from glus.config import Behaviour
 from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import IMAGE_INDEX
 from glus.training.launch import Place
-from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
+from glus.training.pretraining.samples import PretrainingSet
 from glus.training.pretraining.task import Pretraining, PretrainingTask, Side
 
 SIDES: tuple[Side, ...] = ("sight", "language", "masks")
-SMALL = PretrainingConfig(
-    sentences=3, objects=3, mask_frames=2, video=SyntheticConfig(width=96, height=64, frames=8, max_sentences=12)
-)
-
-
-def sizes() -> ModelConfig:
-    return tiny_config(behaviour=Behaviour(token_pooling="grid", clip_view="squash"), memory_dropout=0.0)
-
-
-def samples(config: PretrainingConfig = SMALL, seed: int = 0) -> PretrainingSet:
-    return PretrainingSet(config, sizes(), tiny_tokenizer(), seed)
 
 
 def test_samples_depend_on_seed_and_number_alone() -> None:
@@ -112,7 +101,11 @@ def test_losses_fall(side: Side) -> None:
         output.loss.backward()
         optimizer.step()
         seen.append({name: float(value) for name, value in output.scalars.items()})
-    falling = {"sight": ["place"], "language": ["claims", "point", "spoken", "answer", "look"], "masks": ["bce"]}
+    falling = {
+        "sight": ["place"],
+        "language": ["claims", "point", "spoken", "answer", "look", "noun", "other", "track"],
+        "masks": ["bce"],
+    }
     for name in falling[side]:
         assert seen[-1][name] < 0.9 * seen[0][name], name
 
@@ -125,8 +118,7 @@ def test_a_run_of_the_command_stops_resumes_and_exports(
     model = sizes().to_dict()
     (tmp_path / "sizes.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(model))))
     config = {
-        "sizes": str(tmp_path / "sizes.yaml"),
-        "tokenizer": str(tokenizer),
+        "model": {"sizes": str(tmp_path / "sizes.yaml"), "tokenizer": str(tokenizer)},
         "samples": json.loads(json.dumps(dataclasses.asdict(SMALL))),
         "loop": {
             "steps": 2,
@@ -155,5 +147,10 @@ def test_a_run_of_the_command_stops_resumes_and_exports(
         assert torch.equal(tensor, states[1 if name.startswith("sam.") else 0][name]), name
     weight = "sam.sam_mask_decoder.iou_token.weight"
     assert not torch.equal(states[0][weight], states[1][weight])
+    config["loop"]["deepspeed"]["stage"] = 3
+    (tmp_path / "split.yaml").write_text(yaml.safe_dump(config))
+    split = ["pretrain", "--config", str(tmp_path / "split.yaml"), "--log_dir", str(tmp_path / "split")]
+    assert main([*split, "--side", "masks"]) == 2
+    assert "deepspeed.stage 0, 1 or 2" in capsys.readouterr().err
     assert main([*language, "--steps", "3"]) == 2, "another number of steps is another run"
     assert "steps" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""Training samples made on the fly."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from glus.data.sampling import SamplingRules
+from glus.data.synthetic import SyntheticConfig, generate_video
+from glus.data.synthetic.source import NO_SENTENCE, TRAINING_SERIES, SyntheticSource
+
+SOURCE = SyntheticSource(SyntheticConfig(width=96, height=64, frames=10), SamplingRules(expressions=2))
+
+
+def test_a_sample_is_what_its_video_says() -> None:
+    sample = SOURCE.draw(np.random.default_rng([0, 3]))
+    series, index = map(int, sample.video.split("-"))
+    assert series == TRAINING_SERIES
+    video = generate_video(series, index, SOURCE.config)
+    frames = [int(name) for name in sample.frames]
+    assert frames == list(range(frames[0], frames[0] + 4))
+    for exp_id, text, masks in zip(sample.exp_ids, sample.texts, sample.masks, strict=True):
+        sentence = video.sentences[int(exp_id)]
+        assert text == sentence.text
+        assert (masks == video.target(sentence)[frames]).all()
+    for frame, picture in zip(frames, sample.query, strict=True):
+        assert (picture == video.frames[frame]).all()
+
+
+def test_the_draw_depends_on_the_generator_alone() -> None:
+    first, again, other = (SOURCE.draw(np.random.default_rng([0, number])) for number in (1, 1, 2))
+    assert (first.video, first.texts, first.frames) == (again.video, again.texts, again.frames)
+    assert first.video != other.video
+
+
+def test_the_blind_control_sees_the_same_videos_without_the_sentences() -> None:
+    blind = dataclasses.replace(SOURCE, expressions="blind")
+    seen, unseen = (source.draw(np.random.default_rng([0, 3])) for source in (SOURCE, blind))
+    assert (seen.video, seen.exp_ids) == (unseen.video, unseen.exp_ids)
+    assert (seen.masks == unseen.masks).all()
+    assert set(unseen.texts) == {NO_SENTENCE}
+    assert NO_SENTENCE not in seen.texts
+
+
+def test_blind_is_for_generated_videos_alone() -> None:
+    pytest.importorskip("peft")
+    from glus.errors import InputError
+    from glus.training.build import build_source
+    from glus.training.config import train_config
+
+    data = {"refer_video_seg_data": "mevis", "sample_rates": "1", "expressions": "blind"}
+    with pytest.raises(InputError, match="expressions blind is the control on generated videos"):
+        build_source(train_config({"model": {"version": "x"}, "data": data}, "here"))
+    config = train_config(
+        {"model": {"version": "x"}, "data": {**data, "refer_video_seg_data": "synthetic"}}, "here"
+    )
+    source = build_source(config)
+    assert isinstance(source, SyntheticSource)
+    assert source.expressions == "blind"

@@ -1,0 +1,65 @@
+"""The attention that pretraining teaches is the attention that the language model uses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import fill
+from tiny_pretraining import samples, sizes
+from tiny_text import tiny_tokenizer
+
+from glus.data.synthetic import generate_video
+from glus.modeling.pretrained import fresh_model
+from glus.text.tokenizer import IMAGE_INDEX
+from glus.training.pretraining.attention import LOOK, NOUN, TRACK, attention_loss, read
+from glus.training.pretraining.facts import fitting
+
+
+def test_scores_are_those_of_the_language_model() -> None:
+    model = fill(fresh_model(sizes(), tiny_tokenizer()), tiny_tokenizer()).eval()
+    batch = [samples()[0], samples()[1]]
+    images = model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
+    with torch.no_grad():
+        reading = read(model, [sample.rows for sample in batch], images)
+        row = batch[1].rows[2]
+        frames = len(batch[1].clip_pixels)
+        whole = model.assemble([row], images[frames:]).embeddings
+        model.language.decoder.config._attn_implementation = "eager"
+        plain = model.language.decoder(inputs_embeds=whole, output_attentions=True, output_hidden_states=True)
+    cells = images.shape[1]
+    length = reading.look.shape[-1]
+    number = len(batch[0].rows) + 2
+    for layer, scores in ((LOOK, reading.look), (NOUN, reading.noun)):
+        used = plain.attentions[layer][0, :, -1, :length]
+        assert torch.allclose(scores[number].softmax(-1), used / used.sum(-1, keepdim=True), atol=1e-5)
+    own = plain.attentions[TRACK][0, :, length - cells : length, :length]
+    assert torch.allclose(reading.track[1].softmax(-1), own, atol=1e-5)
+    assert torch.allclose(reading.answers[number], plain.last_hidden_state[0, -1], atol=1e-4)
+    assert torch.allclose(reading.facts[1], plain.hidden_states[NOUN - 1][0, length - cells : length], atol=1e-4)
+    before = row[: row.index(IMAGE_INDEX)]
+    assert reading.frames[0] == len(before)
+    assert torch.equal(whole[0, reading.frames[-1] : reading.frames[-1] + cells], images[-1])
+
+
+def test_attention_loss_is_the_cross_entropy_over_what_can_be_found() -> None:
+    scores = torch.zeros(3, 2, 4)
+    wanted = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]])
+    assert attention_loss(scores, wanted).item() == pytest.approx(1.3863, abs=1e-3)
+    scores[2, :, 3] = 30
+    assert attention_loss(scores, wanted).item() == pytest.approx(1.3863 / 2, abs=1e-3)
+    assert attention_loss(scores, wanted * 0).item() == 0
+
+
+def test_a_noun_fits_the_objects_meant_and_the_second_object_is_one() -> None:
+    several = 0
+    for index in range(12):
+        video = generate_video(3, index)
+        for sentence in video.sentences:
+            fits = fitting(video, sentence.noun)
+            assert set(sentence.targets) <= set(fits), sentence
+            if sentence.predicate == "looks":
+                assert tuple(fits) == sentence.targets
+            else:
+                several += len(fits) > len(sentence.targets)
+            assert len(fitting(video, sentence.other)) == (sentence.other is not None)
+    assert several > 20
