@@ -1,4 +1,4 @@
-"""What a language model attends to, opened up so that it can be taught.
+"""What a vision tower and a language model attend to, opened up so that it can be taught.
 
 Attention that starts out even gets next to no gradient to where it should go; told once, it learns in a hundredth
 of the steps.
@@ -6,13 +6,13 @@ of the steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from glus.modeling.glus import GLUSModel
 from glus.text.tokenizer import IMAGE_INDEX
@@ -67,28 +67,61 @@ def read(model: GLUSModel, rows: Sequence[Sequence[Sequence[int]]], images: torc
         torch.tensor([len(sample) for sample in rows], device=images.device)
     )
     tails = model.language.embedding(ids).to(prefix.dtype)
-    with _Watch(model.language.decoder.layers) as seen:
+    layers = model.language.decoder.layers
+    asking = {str(number): layers[number].get_submodule("self_attn.q_proj") for number in (TRACK, NOUN, LOOK)}
+    with _Watch(asking, {"facts": layers[NOUN]}) as seen:
         _, after, keys = model.language.with_shared_prefix(prefix, tails, owner)
     row = torch.arange(len(flat), device=images.device)
     last = torch.tensor([len(row) - cut - 1 for row in flat], device=images.device)
     score = partial(_scores, model)
     answer = {
-        layer: score(layer, seen.queries[layer][1][row, last][:, None], keys[layer][owner], prefix.shape[1] + last)
+        layer: score(layer, seen[str(layer)][1][row, last][:, None], keys[layer][owner], prefix.shape[1] + last)
         for layer in (NOUN, LOOK)
     }
     cells, length = images.shape[1], prefix.shape[1]
     places = torch.arange(length - cells, length, device=images.device)
-    track = score(TRACK, seen.queries[TRACK][0][:, -cells:], keys[TRACK], places.expand(len(rows), -1))
+    track = score(TRACK, seen[str(TRACK)][0][:, -cells:], keys[TRACK], places.expand(len(rows), -1))
     later = torch.arange(length, device=images.device) > places[:, None]
     starts = [i + (cells - 1) * n for n, i in enumerate(i for i, t in enumerate(first[:cut]) if t == IMAGE_INDEX)]
     return Reading(
         answers=after[row, last],
-        facts=seen.states[0][:, -cells:],
+        facts=seen["facts"][0][:, -cells:],
         track=track.masked_fill(later, -torch.inf),
         noun=answer[NOUN][:, :, 0],
         look=answer[LOOK][:, :, 0],
         frames=tuple(starts),
     )
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Frames as the CLIP tower saw them; S = P + 1 positions, CLS first.
+
+    Attributes:
+        tokens: (B, N, H) image tokens of the language model.
+        patches: (B, P, C) states of the patches where they enter layer `GATHER`.
+        gather: (B, heads, P, S) attention of the patches in that layer, before the softmax.
+    """
+
+    tokens: torch.Tensor
+    patches: torch.Tensor
+    gather: torch.Tensor
+
+
+GATHER = 1
+"""The layer of the CLIP tower in which patches of an object are taught to gather what the others show."""
+
+
+def look(model: GLUSModel, pixels: torch.Tensor) -> Sight:
+    """See frames (B, 3, S, S)."""
+    layer = model.vision.tower.encoder.layers[GATHER]
+    both = {name: layer.get_submodule(f"self_attn.{name}_proj") for name in ("q", "k")}
+    with _Watch(both, {"patches": layer}) as seen:
+        tokens = model.encode_clip(pixels)
+    heads = model.config.vision.num_heads
+    queries, keys = (seen[name][0].unflatten(-1, (heads, -1)).transpose(1, 2).float() for name in both)
+    scores = queries[:, :, 1:] @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5
+    return Sight(tokens, seen["patches"][0][:, 1:], scores)
 
 
 def attention_loss(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -111,25 +144,24 @@ def last_image(row: Sequence[int]) -> int:
 
 
 class _Watch:
-    """Keeps the queries of the taught layers, and what enters layer `NOUN`, call by call."""
+    """Keeps what leaves some modules, and what enters others, call by call."""
 
-    def __init__(self, layers: nn.ModuleList) -> None:
-        self.queries: dict[int, list[torch.Tensor]] = {TRACK: [], NOUN: [], LOOK: []}
-        self.states: list[torch.Tensor] = []
-        self._layers = layers
+    def __init__(self, leaving: Mapping[str, nn.Module], entering: Mapping[str, nn.Module]) -> None:
+        self._seen: dict[str, list[torch.Tensor]] = {name: [] for name in (*leaving, *entering)}
+        self._leaving, self._entering = leaving, entering
+
+    def __getitem__(self, name: str) -> list[torch.Tensor]:
+        return self._seen[name]
 
     def __enter__(self) -> _Watch:
-        self._hooks = []
-        for number, kept in self.queries.items():
-            layer = self._layers[number]
-            assert isinstance(layer, LlamaDecoderLayer)
-            projection = layer.self_attn.q_proj
-            self._hooks.append(
-                projection.register_forward_hook(lambda module, inputs, output, kept=kept: kept.append(output))
-            )
-        self._hooks.append(
-            self._layers[NOUN].register_forward_pre_hook(lambda module, inputs: self.states.append(inputs[0]))
-        )
+        self._hooks = [
+            module.register_forward_hook(lambda module, inputs, output, kept=self._seen[name]: kept.append(output))
+            for name, module in self._leaving.items()
+        ]
+        self._hooks += [
+            module.register_forward_pre_hook(lambda module, inputs, kept=self._seen[name]: kept.append(inputs[0]))
+            for name, module in self._entering.items()
+        ]
         return self
 
     def __exit__(self, *exception: object) -> None:

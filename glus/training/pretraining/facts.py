@@ -25,6 +25,9 @@ CLAIMS = (*SOLO, "spins")
 SEEN_SHARE = 0.08
 """Share of a cell that an object must cover to count as what the cell shows."""
 
+OUTLINE = 7
+"""Parts of a patch, along each side, whose cover by objects the CLIP tower is asked for."""
+
 
 def hint_size(cells: int) -> int:
     """Length of a hint: the cells, whether there is anything, whether nothing is told, and the looks."""
@@ -76,6 +79,12 @@ def shown(video: SyntheticVideo, frame: int, side: int) -> NDArray[np.int64]:
     """(side * side,) number of the object each cell of a frame shows, -1 for none."""
     shares = cell_shares(video.masks[:, frame], side).reshape(len(video.masks), -1)
     return np.where(shares.max(axis=0) > SEEN_SHARE, shares.argmax(axis=0), -1)
+
+
+def outlines(video: SyntheticVideo, frame: int, side: int) -> NDArray[np.float32]:
+    """(side * side, OUTLINE * OUTLINE) share of each part of each cell that any object covers in a frame."""
+    share = cell_shares(np.asarray(video.masks[:, frame].any(axis=0))[None], side * OUTLINE)[0]
+    return share.reshape(side, OUTLINE, side, OUTLINE).transpose(0, 2, 1, 3).reshape(side * side, -1)
 
 
 def per_cell(table: NDArray, owner: NDArray[np.int64], missing: float) -> NDArray:

@@ -26,6 +26,7 @@ from glus.training.pretraining.facts import (
     hint,
     looks,
     no_hint,
+    outlines,
     per_cell,
     shown,
 )
@@ -65,11 +66,13 @@ class PretrainingConfig:
 
 @dataclass(frozen=True)
 class PretrainingSample:
-    """N cells per frame, D numbers per hint (see `facts`).
+    """N cells per frame, P patches of the CLIP tower per frame, D numbers per hint (see `facts`).
 
     Attributes:
         clip_pixels: (C + 1, 3, S, S) context frames, then the query frame.
         owners: (C + 1, N) number of the object each cell shows, -1 for none.
+        patch_owners: (C + 1, P) the same of patches.
+        outlines: (C + 1, P, OUTLINE^2) share of the parts of each patch that any object covers.
         looks: (C + 1, N, 4) what each cell shows, `UNKNOWN` where nothing.
         claims: (N, claims) verdicts on what each cell of the query frame shows.
         rows: K conversations of one round, cut before [SEG]; alike up to their last image.
@@ -84,6 +87,8 @@ class PretrainingSample:
     video: str
     clip_pixels: torch.Tensor
     owners: torch.Tensor
+    patch_owners: torch.Tensor
+    outlines: torch.Tensor
     looks: torch.Tensor
     claims: torch.Tensor
     rows: tuple[tuple[int, ...], ...]
@@ -130,11 +135,14 @@ class PretrainingSet:
             [_cells_of(video, fitting(video, n), query, self.side) for n in (s.noun, s.other)] for s in sentences
         ]
         size, view = self.model.vision.image_size, self.model.behaviour.clip_view
+        patches = size // self.model.vision.patch_size
         asked = (1, self.config.context_frames, self.tokenizer, self.model.behaviour)
         rows = [draw_row(text, *asked, rng) for text in texts(sentences, self.config.expressions)]
         return {
             "clip_pixels": torch.stack([clip_image(video.frames[frame], size, view) for frame in frames]),
             "owners": torch.from_numpy(np.stack(owners)),
+            "patch_owners": torch.from_numpy(np.stack([shown(video, frame, patches) for frame in frames])),
+            "outlines": torch.from_numpy(np.stack([outlines(video, frame, patches) for frame in frames])),
             "looks": torch.from_numpy(np.stack([per_cell(look, owner, UNKNOWN) for owner in owners])),
             "claims": torch.from_numpy(per_cell(claims(video), owners[-1], 0)),
             "rows": tuple(tuple(ids[: ids.index(self.tokenizer.seg_id)]) for ids in rows),

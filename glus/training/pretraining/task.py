@@ -27,8 +27,8 @@ from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import upsample_logits
 from glus.training.forward import walk_frames
 from glus.training.losses import mask_bce, mask_dice
-from glus.training.pretraining.attention import TRACK, Reading, attention_loss, read
-from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, UNKNOWN, hint_size
+from glus.training.pretraining.attention import TRACK, Reading, attention_loss, look, read
+from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, OUTLINE, UNKNOWN, hint_size
 from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
 from glus.training.task import Samples
 
@@ -71,6 +71,7 @@ class Pretraining(nn.Module):
         self.cells = model.config.vision.tokens_per_image
         self.see = nn.Linear(width, 1 + LOOK_COUNT)
         self.place = nn.Linear(width, self.cells)
+        self.draw = nn.Linear(model.config.vision.hidden_size, OUTLINE**2)
         self.follow = nn.Linear(width, 1 + LOOK_COUNT + len(CLAIMS))
         self.point = nn.Linear(width, self.cells + 1 + LOOK_COUNT)
         self.register_buffer("code", _random_code(hint_size(self.cells), out))
@@ -96,13 +97,27 @@ class Pretraining(nn.Module):
         return hints @ self.code + centre
 
     def _sight(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Every image token knows what it shows, and its cell: what points at an object has to read it there."""
-        images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
-        seen, scalars["see"] = _looks_loss(self.see(images), torch.cat([sample.looks for sample in batch]))
-        cell = torch.arange(self.cells, device=images.device).expand(len(images), -1)
-        placed = F.cross_entropy(self.place(images).float().flatten(0, 1), cell.flatten())
-        scalars["place"] = placed
-        return seen + 0.3 * placed
+        """Every image token knows what it shows, and its cell: what points at an object has to read it there.
+
+        No patch shows a shape: patches first know the outlines in them, then gather those of their object.
+        """
+        sight = look(self.model, torch.cat([sample.clip_pixels for sample in batch]))
+        looks = torch.cat([sample.looks for sample in batch])
+        seen, scalars["see"] = _looks_loss(self.see(sight.tokens), looks)
+        for name, hits in zip(("colour", "shape"), _hits(self.see(sight.tokens)[..., 1:], looks), strict=False):
+            scalars[name] = hits
+        cell = torch.arange(self.cells, device=looks.device).expand(len(looks), -1)
+        placed = F.cross_entropy(self.place(sight.tokens).float().flatten(0, 1), cell.flatten())
+        outlines = torch.cat([sample.outlines for sample in batch])
+        drawn = F.binary_cross_entropy_with_logits(
+            self.draw(F.layer_norm(sight.patches, sight.patches.shape[-1:])).float(), outlines
+        )
+        owners = torch.cat([sample.patch_owners for sample in batch])
+        same = (owners[:, :, None] == owners[:, None]) & (owners[:, :, None] >= 0)
+        taught = max(1, sight.gather.shape[1] - 1)  # the last head is free
+        gathered = attention_loss(sight.gather[:, :taught].transpose(1, 2), F.pad(same.float(), (1, 0)))
+        scalars |= {"place": placed, "draw": drawn, "gather": gathered}
+        return 4 * seen + 0.3 * placed + 2 * drawn + 0.5 * gathered
 
     def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
@@ -217,6 +232,16 @@ def _looks_loss(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tenso
     presence = F.binary_cross_entropy_with_logits(logits[..., 0].float(), exists)
     attributes, hits = _attribute_loss(logits[..., 1:].flatten(0, -2), wanted.flatten(0, -2))
     return presence + attributes, hits
+
+
+def _hits(logits: torch.Tensor, wanted: torch.Tensor) -> list[torch.Tensor]:
+    """Hit rate of each look."""
+    parts = logits.detach().split([len(options) for options in LOOKS], dim=-1)
+    known = [
+        (part.argmax(-1) == target, target != UNKNOWN)
+        for part, target in zip(parts, wanted.unbind(-1), strict=True)
+    ]
+    return [(hit & told).sum() / told.sum().clamp(min=1) for hit, told in known]
 
 
 def _one_hot_to_index(one_hot: torch.Tensor) -> torch.Tensor:
