@@ -18,7 +18,8 @@ SMALL = PretrainingConfig(
 
 def sizes() -> ModelConfig:
     config = tiny_config(behaviour=Behaviour(token_pooling="grid", clip_view="squash"), memory_dropout=0.0)
-    return dataclasses.replace(config, language=dataclasses.replace(config.language, num_layers=6))
+    language = dataclasses.replace(config.language, num_layers=6)
+    return dataclasses.replace(config, language=language, vision=dataclasses.replace(config.vision, num_layers=4))
 
 
 def samples(config: PretrainingConfig = SMALL, seed: int = 0) -> PretrainingSet:

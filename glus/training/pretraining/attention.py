@@ -95,33 +95,50 @@ def read(model: GLUSModel, rows: Sequence[Sequence[Sequence[int]]], images: torc
 
 @dataclass(frozen=True)
 class Sight:
-    """Frames as the CLIP tower saw them; S = P + 1 positions, CLS first.
+    """Frames as the CLIP tower saw them; P patches, S = P + 1 positions, CLS first.
 
     Attributes:
         tokens: (B, N, H) image tokens of the language model.
         patches: (B, P, C) states of the patches where they enter layer `GATHER`.
-        gather: (B, heads, P, S) attention of the patches in that layer, before the softmax.
+        attention: per layer up to `GATHER` that of the patches, (B, heads, P, S), before the softmax.
     """
 
     tokens: torch.Tensor
     patches: torch.Tensor
-    gather: torch.Tensor
+    attention: tuple[torch.Tensor, ...]
 
 
-GATHER = 1
-"""The layer of the CLIP tower in which patches of an object are taught to gather what the others show."""
+GATHER = 2
+"""Layer of the CLIP tower in which patches of an object are taught to gather what the others show. The layers
+before it are taught to look at the neighbours, so that 3 x 3 patches are seen as one."""
+NEIGHBOURS: tuple[tuple[tuple[int, int], ...], ...] = (((0, -1), (0, 1)), ((-1, 0), (1, 0)))
+"""Row and column steps that the first heads of the layers before `GATHER` look along."""
 
 
 def look(model: GLUSModel, pixels: torch.Tensor) -> Sight:
     """See frames (B, 3, S, S)."""
-    layer = model.vision.tower.encoder.layers[GATHER]
-    both = {name: layer.get_submodule(f"self_attn.{name}_proj") for name in ("q", "k")}
-    with _Watch(both, {"patches": layer}) as seen:
+    layers = model.vision.tower.encoder.layers
+    asked = [(number, name) for number in range(GATHER + 1) for name in ("q", "k")]
+    parts = {f"{name}{number}": layers[number].get_submodule(f"self_attn.{name}_proj") for number, name in asked}
+    with _Watch(parts, {"patches": layers[GATHER]}) as seen:
         tokens = model.encode_clip(pixels)
     heads = model.config.vision.num_heads
-    queries, keys = (seen[name][0].unflatten(-1, (heads, -1)).transpose(1, 2).float() for name in both)
-    scores = queries[:, :, 1:] @ keys.transpose(2, 3) * queries.shape[-1] ** -0.5
-    return Sight(tokens, seen["patches"][0][:, 1:], scores)
+    scores = []
+    for number in range(GATHER + 1):
+        queries, keys = (seen[f"{name}{number}"][0].unflatten(-1, (heads, -1)).transpose(1, 2) for name in "qk")
+        scores.append(queries[:, :, 1:].float() @ keys.float().transpose(2, 3) * queries.shape[-1] ** -0.5)
+    return Sight(tokens, seen["patches"][0][:, 1:], tuple(scores))
+
+
+def neighbour(side: int, step: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """(P, 1 + P) of 0 and 1: each patch's neighbour in a direction, none beyond the border; CLS first."""
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    there_row, there_column = row + step[0], column + step[1]
+    inside = (there_row.clamp(0, side - 1) == there_row) & (there_column.clamp(0, side - 1) == there_column)
+    wanted = torch.zeros(side * side, 1 + side * side)
+    here = (row * side + column)[inside]
+    wanted[here, 1 + (there_row * side + there_column)[inside]] = 1
+    return wanted.to(device)
 
 
 def attention_loss(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

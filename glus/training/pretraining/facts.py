@@ -25,7 +25,7 @@ CLAIMS = (*SOLO, "spins")
 SEEN_SHARE = 0.08
 """Share of a cell that an object must cover to count as what the cell shows."""
 
-OUTLINE = 7
+OUTLINE = 5
 """Parts of a patch, along each side, whose cover by objects the CLIP tower is asked for."""
 
 

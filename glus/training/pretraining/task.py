@@ -27,7 +27,16 @@ from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import upsample_logits
 from glus.training.forward import walk_frames
 from glus.training.losses import mask_bce, mask_dice
-from glus.training.pretraining.attention import TRACK, Reading, attention_loss, look, read
+from glus.training.pretraining.attention import (
+    GATHER,
+    NEIGHBOURS,
+    TRACK,
+    Reading,
+    attention_loss,
+    look,
+    neighbour,
+    read,
+)
 from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, OUTLINE, UNKNOWN, hint_size
 from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
 from glus.training.task import Samples
@@ -59,6 +68,11 @@ class Pretraining(nn.Module):
             raise InputError(
                 f"pretraining teaches the attention of layers that need language.num_layers >= {-TRACK}"
             )
+        vision = model.config.vision
+        if vision.num_layers + 1 + vision.select_layer <= GATHER:
+            raise InputError(
+                f"pretraining teaches the attention of {GATHER + 1} layers of the tower that are used"
+            )
         model.requires_grad_(False)
         trained: dict[Side, list[nn.Module]] = {
             "sight": [model.vision],
@@ -71,7 +85,7 @@ class Pretraining(nn.Module):
         self.cells = model.config.vision.tokens_per_image
         self.see = nn.Linear(width, 1 + LOOK_COUNT)
         self.place = nn.Linear(width, self.cells)
-        self.draw = nn.Linear(model.config.vision.hidden_size, OUTLINE**2)
+        self.draw = nn.Linear(model.config.vision.hidden_size, 9 * OUTLINE**2)
         self.follow = nn.Linear(width, 1 + LOOK_COUNT + len(CLAIMS))
         self.point = nn.Linear(width, self.cells + 1 + LOOK_COUNT)
         self.register_buffer("code", _random_code(hint_size(self.cells), out))
@@ -99,7 +113,7 @@ class Pretraining(nn.Module):
     def _sight(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         """Every image token knows what it shows, and its cell: what points at an object has to read it there.
 
-        No patch shows a shape: patches first know the outlines in them, then gather those of their object.
+        No patch shows a shape: patches first know the outlines around them, then gather those of their object.
         """
         sight = look(self.model, torch.cat([sample.clip_pixels for sample in batch]))
         looks = torch.cat([sample.looks for sample in batch])
@@ -108,16 +122,13 @@ class Pretraining(nn.Module):
             scalars[name] = hits
         cell = torch.arange(self.cells, device=looks.device).expand(len(looks), -1)
         placed = F.cross_entropy(self.place(sight.tokens).float().flatten(0, 1), cell.flatten())
-        outlines = torch.cat([sample.outlines for sample in batch])
         drawn = F.binary_cross_entropy_with_logits(
-            self.draw(F.layer_norm(sight.patches, sight.patches.shape[-1:])).float(), outlines
+            self.draw(F.layer_norm(sight.patches, sight.patches.shape[-1:])).float(),
+            with_neighbours(torch.cat([sample.outlines for sample in batch])),
         )
-        owners = torch.cat([sample.patch_owners for sample in batch])
-        same = (owners[:, :, None] == owners[:, None]) & (owners[:, :, None] >= 0)
-        taught = max(1, sight.gather.shape[1] - 1)  # the last head is free
-        gathered = attention_loss(sight.gather[:, :taught].transpose(1, 2), F.pad(same.float(), (1, 0)))
-        scalars |= {"place": placed, "draw": drawn, "gather": gathered}
-        return 4 * seen + 0.3 * placed + 2 * drawn + 0.5 * gathered
+        taught = _sight_attention(sight.attention, torch.cat([sample.patch_owners for sample in batch]))
+        scalars |= {"place": placed, "draw": drawn, **taught}
+        return 4 * seen + 0.3 * placed + 2 * drawn + 0.3 * taught["gather"] + taught["neighbour"]
 
     def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
@@ -232,6 +243,27 @@ def _looks_loss(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tenso
     presence = F.binary_cross_entropy_with_logits(logits[..., 0].float(), exists)
     attributes, hits = _attribute_loss(logits[..., 1:].flatten(0, -2), wanted.flatten(0, -2))
     return presence + attributes, hits
+
+
+def _sight_attention(attention: Sequence[torch.Tensor], owners: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Losses of the CLIP tower's attention (`attention.Sight`), by name; owners (B, P)."""
+    side = int(owners.shape[1] ** 0.5)
+    near = [
+        attention_loss(scores[:, head, :, None], neighbour(side, step, owners.device).expand(len(owners), -1, -1))
+        for scores, steps in zip(attention, NEIGHBOURS, strict=False)
+        for head, step in enumerate(steps[: scores.shape[1]])
+    ]
+    same = (owners[:, :, None] == owners[:, None]) & (owners[:, :, None] >= 0)
+    taught = max(1, attention[GATHER].shape[1] - 1)  # the last head is free
+    gathered = attention_loss(attention[GATHER][:, :taught].transpose(1, 2), F.pad(same.float(), (1, 0)))
+    return {"neighbour": torch.stack(near).mean(), "gather": gathered}
+
+
+def with_neighbours(outlines: torch.Tensor) -> torch.Tensor:
+    """(B, P, K) of patches -> (B, P, 9 K) of the 3 x 3 patches around each, 0 beyond the border."""
+    side = int(outlines.shape[1] ** 0.5)
+    grid = outlines.transpose(1, 2).unflatten(2, (side, side))
+    return F.unfold(grid, 3, padding=1).transpose(1, 2)
 
 
 def _hits(logits: torch.Tensor, wanted: torch.Tensor) -> list[torch.Tensor]:

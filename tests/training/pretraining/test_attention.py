@@ -11,8 +11,18 @@ from tiny_text import tiny_tokenizer
 from glus.data.synthetic import generate_video
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import IMAGE_INDEX
-from glus.training.pretraining.attention import LOOK, NOUN, TRACK, attention_loss, read
+from glus.training.pretraining.attention import (
+    GATHER,
+    LOOK,
+    NOUN,
+    TRACK,
+    attention_loss,
+    look,
+    neighbour,
+    read,
+)
 from glus.training.pretraining.facts import fitting
+from glus.training.pretraining.task import with_neighbours
 
 
 def test_scores_are_those_of_the_language_model() -> None:
@@ -39,6 +49,37 @@ def test_scores_are_those_of_the_language_model() -> None:
     before = row[: row.index(IMAGE_INDEX)]
     assert reading.frames[0] == len(before)
     assert torch.equal(whole[0, reading.frames[-1] : reading.frames[-1] + cells], images[-1])
+
+
+def test_sight_is_that_of_the_clip_tower() -> None:
+    model = fill(fresh_model(sizes(), tiny_tokenizer()), tiny_tokenizer()).eval()
+    pixels = samples()[0].clip_pixels
+    with torch.no_grad():
+        sight = look(model, pixels)
+        assert torch.equal(sight.tokens, model.encode_clip(pixels))
+        used: list[torch.Tensor] = []
+        for layer in model.vision.tower.encoder.layers:
+            layer.self_attn.config._attn_implementation = "eager"
+            layer.self_attn.register_forward_hook(lambda module, inputs, output: used.append(output[1]))
+        model.encode_clip(pixels)
+    assert len(sight.attention) == GATHER + 1
+    for scores, weights in zip(sight.attention, used, strict=False):
+        assert torch.allclose(scores.softmax(-1), weights[:, :, 1:], atol=1e-5)
+
+
+def test_neighbours_stop_at_the_border() -> None:
+    left = neighbour(3, (0, -1), torch.device("cpu"))
+    assert left.nonzero().tolist() == [[1, 1], [2, 2], [4, 4], [5, 5], [7, 7], [8, 8]]
+    below = neighbour(3, (1, 0), torch.device("cpu"))
+    assert below.nonzero().tolist() == [[patch, 1 + patch + 3] for patch in range(6)]
+
+
+def test_outlines_around_a_patch_are_those_of_its_neighbours() -> None:
+    own = torch.arange(9 * 2.0).reshape(1, 9, 2)
+    around = with_neighbours(own).reshape(9, 2, 3, 3)
+    assert torch.equal(around[4].permute(1, 2, 0).reshape(9, 2), own[0])
+    assert torch.equal(around[0, :, 1:, 1:].permute(1, 2, 0).reshape(4, 2), own[0, [0, 1, 3, 4]])
+    assert around[0, :, 0].abs().sum() == 0
 
 
 def test_attention_loss_is_the_cross_entropy_over_what_can_be_found() -> None:
