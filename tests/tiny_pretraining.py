@@ -9,10 +9,14 @@ from tiny_text import tiny_tokenizer
 
 from glus.config import Behaviour, ModelConfig
 from glus.data.synthetic import SyntheticConfig
-from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
+from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet, Side
 
 SMALL = PretrainingConfig(
-    sentences=3, objects=3, mask_frames=2, video=SyntheticConfig(width=96, height=64, frames=8, max_sentences=12)
+    pictures=2,
+    sentences=3,
+    objects=3,
+    mask_frames=2,
+    video=SyntheticConfig(width=96, height=64, frames=8, max_sentences=12),
 )
 
 
@@ -22,5 +26,5 @@ def sizes() -> ModelConfig:
     return dataclasses.replace(config, language=language, vision=dataclasses.replace(config.vision, num_layers=4))
 
 
-def samples(config: PretrainingConfig = SMALL, seed: int = 0) -> PretrainingSet:
-    return PretrainingSet(config, sizes(), tiny_tokenizer(), seed)
+def samples(side: Side, config: PretrainingConfig = SMALL, seed: int = 0) -> PretrainingSet:
+    return PretrainingSet(config, sizes(), tiny_tokenizer(), seed, side)

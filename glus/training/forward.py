@@ -263,8 +263,8 @@ class TrainingForward(nn.Module):
             return language(rest), 0
         prefix = self.model.assemble([before] * len(batch), torch.cat([t[:seen] for t in images])).embeddings
         owners = [number for number, sample in enumerate(batch) for _ in sample.rows]
-        _, states, _ = language.with_shared_prefix(prefix, rest, upload(owners, prefix.device))
-        return states, prefix.shape[1]
+        _, shared = language.begin(prefix)
+        return language.read(rest, shared, upload(owners, prefix.device)), shared.length
 
     def _decode(
         self, number: int, sample: TrainingSample, prompts: torch.Tensor, observer: Observer | None

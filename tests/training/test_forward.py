@@ -41,7 +41,7 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
     parts: dict[str, tuple[torch.nn.Module, Callable[..., int]]] = {
         "clip": (model.vision, lambda args: len(args[0])),
         "sam": (model.sam.image_encoder, lambda args: len(args[0])),
-        "llm": (model.language.decoder, lambda _: 1),
+        "llm": (model.language.decoder.layers[0], lambda _: 1),
         "attend": (model.sam.memory_attention, lambda _: 1),
         "remember": (model.sam.memory_encoder, lambda _: 1),
         "head": (model.language.lm_head, lambda args: len(args[0])),
@@ -49,16 +49,16 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
     seen = dict.fromkeys([*parts, "positions"], 0)
 
     def hook(name: str, measure: Callable[..., int]) -> Callable[..., None]:
-        def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        def note(_: Any, args: Any) -> None:
             seen[name] += measure(args)
             if name == "llm":
-                batch, length, _ = kwargs["inputs_embeds"].shape
+                batch, length, _ = args[0].shape
                 seen["positions"] += batch * length
 
         return note
 
     handles = [
-        part.register_forward_pre_hook(hook(name, measure), with_kwargs=True)
+        part.register_forward_pre_hook(hook(name, measure))
         for name, (part, measure) in parts.items()
     ]
     yield seen

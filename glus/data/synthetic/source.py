@@ -27,10 +27,10 @@ def texts(sentences: Sequence[Sentence], reading: Reading) -> list[str]:
     return [sentence.text if reading == "read" else NO_SENTENCE for sentence in sentences]
 
 
-def draw_video(rng: np.random.Generator, config: SyntheticConfig) -> tuple[str, SyntheticVideo]:
-    """A training video and its name."""
+def draw_video(rng: np.random.Generator, config: SyntheticConfig, told: bool = True) -> tuple[str, SyntheticVideo]:
+    """A training video and its name; `told`: with sentences."""
     index = int(rng.integers(_VIDEOS))
-    return f"{TRAINING_SERIES}-{index}", generate_video(TRAINING_SERIES, index, config)
+    return f"{TRAINING_SERIES}-{index}", generate_video(TRAINING_SERIES, index, config, told)
 
 
 @dataclass(frozen=True)

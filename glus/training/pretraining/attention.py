@@ -70,7 +70,9 @@ def read(model: GLUSModel, rows: Sequence[Sequence[Sequence[int]]], images: torc
     layers = model.language.decoder.layers
     asking = {str(number): layers[number].get_submodule("self_attn.q_proj") for number in (TRACK, NOUN, LOOK)}
     with _Watch(asking, {"facts": layers[NOUN]}) as seen:
-        _, after, keys = model.language.with_shared_prefix(prefix, tails, owner)
+        _, shared = model.language.begin(prefix)
+        after = model.language.read(tails, shared, owner)
+    keys = shared.keys
     row = torch.arange(len(flat), device=images.device)
     last = torch.tensor([len(row) - cut - 1 for row in flat], device=images.device)
     score = partial(_scores, model)

@@ -20,8 +20,8 @@ from glus.errors import InputError
 from glus.training.build import starting_model
 from glus.training.config import LoopConfig, ModelSource, loop_identity, merge, read_content
 from glus.training.launch import join
-from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet
-from glus.training.pretraining.task import PretrainingTask, Side
+from glus.training.pretraining.samples import PretrainingConfig, PretrainingSet, Side
+from glus.training.pretraining.task import PretrainingTask
 from glus.training.trainer import Trainer, TrainResult
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def run(config: PretrainConfig, log_dir: Path, resume: bool = True) -> TrainResu
     place = join()
     glus = starting_model(config.model, config.loop.seed)
     model, tokenizer = glus.model, glus.tokenizer
-    samples = PretrainingSet(config.samples, model.config, tokenizer, config.loop.seed)
-    task = PretrainingTask(model, samples, config.side)
+    samples = PretrainingSet(config.samples, model.config, tokenizer, config.loop.seed, config.side)
+    task = PretrainingTask(model, samples)
     identity = {**dataclasses.asdict(config), "loop": loop_identity(config.loop)}
     about = {"config": dataclasses.asdict(config), "model": model.config.to_dict()}
     result = Trainer(task, config.loop, place, log_dir, identity, about).run(resume)

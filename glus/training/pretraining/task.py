@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +38,15 @@ from glus.training.pretraining.attention import (
     read,
 )
 from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, OUTLINE, UNKNOWN, hint_size
-from glus.training.pretraining.samples import PretrainingSample, PretrainingSet
+from glus.training.pretraining.samples import (
+    LanguageSample,
+    MaskSample,
+    PretrainingSample,
+    PretrainingSet,
+    Side,
+    SightSample,
+)
 from glus.training.task import Samples
-
-Side = Literal["sight", "language", "masks"]
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,14 @@ class Pretraining(nn.Module):
         self.register_buffer("code", _random_code(hint_size(self.cells), out))
 
     def forward(self, batch: Sequence[PretrainingSample]) -> PretrainingOutput:
-        """Losses of a batch whose samples hold equally many sentences."""
+        """Losses of a batch of this side's samples; language samples must hold equally many sentences."""
         scalars: dict[str, torch.Tensor] = {}
-        sides = {"sight": self._sight, "language": self._language, "masks": self._masks}
-        loss = sides[self.side](batch, scalars)
+        if self.side == "sight":
+            loss = self._sight(cast(Sequence[SightSample], batch), scalars)
+        elif self.side == "language":
+            loss = self._language(cast(Sequence[LanguageSample], batch), scalars)
+        else:
+            loss = self._masks(cast(Sequence[MaskSample], batch), scalars)
         return PretrainingOutput(loss, {name: value.detach() for name, value in scalars.items()})
 
     def prompt(self, hints: torch.Tensor) -> torch.Tensor:
@@ -110,7 +119,7 @@ class Pretraining(nn.Module):
         centre = shares @ grid / shares.sum(-1, keepdim=True).clamp(min=1)
         return hints @ self.code + centre
 
-    def _sight(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _sight(self, batch: Sequence[SightSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         """Every image token knows what it shows, and its cell: what points at an object has to read it there.
 
         No patch shows a shape: patches first know the outlines around them, then gather those of their object.
@@ -130,7 +139,7 @@ class Pretraining(nn.Module):
         scalars |= {"place": placed, "draw": drawn, **taught}
         return 4 * seen + 0.3 * placed + 2 * drawn + 0.3 * taught["gather"] + taught["neighbour"]
 
-    def _language(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _language(self, batch: Sequence[LanguageSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
             images = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
         reading = read(self.model, [sample.rows for sample in batch], images)
@@ -148,7 +157,7 @@ class Pretraining(nn.Module):
         scalars |= {"claims": claimed, "point": pointed, "answer": answer, **taught}
         return followed + 3 * claimed + pointed + torch.stack(list(taught.values())).sum() + 0.1 * answer
 
-    def _attention(self, batch: Sequence[PretrainingSample], reading: Reading) -> dict[str, torch.Tensor]:
+    def _attention(self, batch: Sequence[LanguageSample], reading: Reading) -> dict[str, torch.Tensor]:
         """Losses of the attention that is taught (`attention`), by name."""
         hints = torch.cat([sample.hints for sample in batch])
         nouns = torch.cat([sample.nouns for sample in batch])
@@ -169,7 +178,7 @@ class Pretraining(nn.Module):
         return losses | ({"track": torch.stack(tracks).mean()} if tracks else {})
 
     def _pointing(
-        self, batch: Sequence[PretrainingSample], states: torch.Tensor, scalars: dict[str, torch.Tensor]
+        self, batch: Sequence[LanguageSample], states: torch.Tensor, scalars: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """What the [SEG] states know of the objects meant, and whether the [SEG] head can say it."""
         hints = torch.cat([sample.hints for sample in batch])
@@ -188,13 +197,13 @@ class Pretraining(nn.Module):
         existing = F.binary_cross_entropy_with_logits(exists, present)
         return 6 * located + 0.3 * existing + 0.5 * attributes + spoken
 
-    def _masks(self, batch: Sequence[PretrainingSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _masks(self, batch: Sequence[MaskSample], scalars: dict[str, torch.Tensor]) -> torch.Tensor:
         walks = [self._walk(sample) for sample in batch]
         bce, dice, quality, exists, iou = (torch.cat(part).mean() for part in zip(*walks, strict=True))
         scalars |= {"bce": bce, "dice": dice, "mask_iou": iou}
         return 4 * bce + dice + 0.2 * quality + 0.05 * exists
 
-    def _walk(self, sample: PretrainingSample) -> tuple[torch.Tensor, ...]:
+    def _walk(self, sample: MaskSample) -> tuple[torch.Tensor, ...]:
         """Per (object, frame): BCE, Dice, error of the predicted IoU, loss of the object score, IoU."""
         height, width = sample.masks.shape[-2:]
         prompts = self.prompt(sample.mask_hints)
@@ -294,10 +303,10 @@ class PretrainingTask:
 
     name = "pretraining"
 
-    def __init__(self, model: GLUSModel, dataset: PretrainingSet, side: Side) -> None:
+    def __init__(self, model: GLUSModel, dataset: PretrainingSet) -> None:
         self.model = model
         self.dataset: Samples = dataset
-        self.module: nn.Module = Pretraining(model, side)
+        self.module: nn.Module = Pretraining(model, dataset.side)
 
     def collate(self, samples: list[PretrainingSample]) -> list[PretrainingSample]:
         return samples

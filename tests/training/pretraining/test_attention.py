@@ -27,7 +27,7 @@ from glus.training.pretraining.task import with_neighbours
 
 def test_scores_are_those_of_the_language_model() -> None:
     model = fill(fresh_model(sizes(), tiny_tokenizer()), tiny_tokenizer()).eval()
-    batch = [samples()[0], samples()[1]]
+    batch = [samples("language")[0], samples("language")[1]]
     images = model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
     with torch.no_grad():
         reading = read(model, [sample.rows for sample in batch], images)
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_language_model() -> None:
 
 def test_sight_is_that_of_the_clip_tower() -> None:
     model = fill(fresh_model(sizes(), tiny_tokenizer()), tiny_tokenizer()).eval()
-    pixels = samples()[0].clip_pixels
+    pixels = samples("sight")[0].clip_pixels
     with torch.no_grad():
         sight = look(model, pixels)
         assert torch.equal(sight.tokens, model.encode_clip(pixels))
