@@ -13,11 +13,13 @@ after the folder was moved into place, so a crash at any moment leaves an item e
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ import numpy.typing as npt
 
 from glus.errors import InputError
 from glus.inference.items import Item
+from glus.inference.writing import BackgroundWriter
 from glus.io import disk_errors, expect, read_json, write_json
-from glus.masks import write_mask_png
+from glus.masks import mask_png
 
 logger = logging.getLogger(__name__)
 
@@ -165,46 +168,58 @@ class Store:
             present = {entry.name for entry in entries if entry.stat().st_size > 0}
         return found if present == {f"{name}.png" for name in item.record.frames} else None
 
-    def writer(self, item: Item, worker: int) -> ItemWriter:
-        return ItemWriter(self, item, self.partial(worker))
+    def writer(self, item: Item, worker: int, background: BackgroundWriter) -> ItemWriter:
+        """A writer of `item`, of which a worker may have several at a time; `background` does the work."""
+        return ItemWriter(self, item, self.partial(worker) / item.key, background)
 
 
 class ItemWriter:
     """Collects the masks of one item in a private folder and publishes them at once."""
 
-    def __init__(self, store: Store, item: Item, folder: Path) -> None:
+    def __init__(self, store: Store, item: Item, folder: Path, background: BackgroundWriter) -> None:
         self._store = store
         self._item = item
         self._folder = folder
+        self._background = background
         self._failed: dict[int, bool] = {}
+        self._writing: dict[int, Future[None]] = {}
         self._size: tuple[int, ...] | None = None
         with disk_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
 
     def add(self, frame: int, mask: npt.NDArray[Any], failed: bool) -> None:
-        """Write the mask of a frame, bool [height, width]; a later one of the same frame replaces it.
+        """Take the mask of a frame, bool [height, width], not to be changed afterwards; it is written meanwhile.
 
-        A failed frame, one the model found no [SEG] for, gets a blank mask whatever `mask` holds.
+        A later one of the same frame replaces it. A failed frame, one the model found no [SEG] for, gets a blank
+        mask whatever `mask` holds.
+
+        Raises:
+            OutputError: it, or another mask before it, cannot be written.
         """
         self._size = self._size or mask.shape
         if mask.ndim != 2 or mask.shape != self._size:
             raise ValueError(f"{self._item.key}: mask of shape {mask.shape} after {self._size}")
+        if frame in self._writing:
+            self._writing[frame].result()  # else the older one might come last
         path = self._folder / f"{self._item.record.frames[frame]}.png"
-        with disk_errors(path):
-            write_mask_png(path, np.zeros_like(mask) if failed else mask)
+        kept = np.zeros_like(mask) if failed else mask
+        self._writing[frame] = self._background.submit(functools.partial(_write, path, kept))
         self._failed[frame] = failed
 
     def publish(self) -> dict[str, Any]:
-        """Move the masks into place and write the marker; returns what it says.
+        """Wait for the masks, move them into place and write the marker; returns what it says.
 
         Raises:
+            OutputError: a mask, or the marker, cannot be written.
             RuntimeError: a frame has no mask.
         """
         item = self._item
         lacking = set(range(len(item.record.frames))) - self._failed.keys()
         if lacking or self._size is None:
             raise RuntimeError(f"{item.key}: the model gave no result for frames {sorted(lacking)[:5]}")
+        for future in self._writing.values():
+            future.result()
         facts = {
             "frames": len(item.record.frames),
             "failed": [name for i, name in enumerate(item.record.frames) if self._failed[i]],
@@ -220,6 +235,16 @@ class ItemWriter:
             marker.parent.mkdir(parents=True, exist_ok=True)
             write_json(marker, facts)
         return facts
+
+    def discard(self) -> None:
+        """Drop what was written: the item is not to be done."""
+        wait(self._writing.values())
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _write(path: Path, mask: npt.NDArray[Any]) -> None:
+    with disk_errors(path):
+        path.write_bytes(mask_png(mask))  # nobody looks into the folder before it is moved into place
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from glus.config import InferenceConfig, from_dict
 from glus.errors import InputError, OutputError
 from glus.inference.items import Item, from_wire
-from glus.inference.store import Store
+from glus.inference.prefetch import Prefetched
+from glus.inference.store import ItemWriter, Store
+from glus.inference.writing import BackgroundWriter
 from glus.video import FrameSource, ImageFrames
 
 if TYPE_CHECKING:
@@ -84,15 +86,16 @@ class Reporter:
         self._last = time.monotonic()
 
 
-def process(
-    item: Item, frames: FrameSource, segment: Segmenter, store: Store, worker: int, report: Reporter
-) -> None:
+def process(item: Item, frames: FrameSource, segment: Segmenter, writer: ItemWriter, report: Reporter) -> None:
     """Segment one item and publish its masks."""
-    writer = store.writer(item, worker)
-    for result in segment(frames, item.record.text, item.key_frame):
-        writer.add(result.frame, result.mask, result.failed)
-        report.step(result.failed)
-    writer.publish()
+    try:
+        for result in segment(frames, item.record.text, item.key_frame):
+            writer.add(result.frame, result.mask, result.failed)
+            report.step(result.failed)
+        writer.publish()
+    except InputError:
+        writer.discard()
+        raise
 
 
 def work(job: dict[str, Any], load: Loader, report: Reporter) -> int:
@@ -101,20 +104,22 @@ def work(job: dict[str, Any], load: Loader, report: Reporter) -> int:
     try:
         segment = load(job["settings"])
         report.send("ready")
-        for group in from_wire(job["groups"]):
-            record = group[0].record
-            frames = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
-            for item in group:
-                try:
-                    process(item, frames, segment, store, job["worker"], report)
-                except OutputError:
-                    raise
-                except InputError as error:
-                    report.flush()
-                    report.send("error", key=item.key, message=str(error))
-                else:
-                    report.flush()
-                    report.send("done", key=item.key)
+        with BackgroundWriter() as background:
+            for group in from_wire(job["groups"]):
+                record = group[0].record
+                images = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
+                with Prefetched(images) as frames:
+                    for item in group:
+                        try:
+                            process(item, frames, segment, store.writer(item, job["worker"], background), report)
+                        except OutputError:
+                            raise
+                        except InputError as error:
+                            report.flush()
+                            report.send("error", key=item.key, message=str(error))
+                        else:
+                            report.flush()
+                            report.send("done", key=item.key)
     except InputError as error:
         report.send("fatal", message=str(error))
         return 2
