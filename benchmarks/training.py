@@ -216,7 +216,7 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
     parts: dict[str, tuple[nn.Module, Callable[[Sequence[torch.Tensor]], int]]] = {
         "clip_frames": (model.vision, lambda args: len(args[0])),
         "sam2_image_encodings": (model.sam.image_encoder, lambda args: len(args[0])),
-        "llm_positions": (model.language.decoder, lambda args: args[0].shape[0] * args[0].shape[1]),
+        "llm_positions": (model.language.decoder.layers[0], lambda args: args[0].shape[0] * args[0].shape[1]),
         "lm_head_positions": (model.language.lm_head, lambda args: args[0][..., 0].numel()),
         "memory_encoder_calls": (model.sam.memory_encoder, lambda _: 1),
         "memory_attention_calls": (model.sam.memory_attention, lambda _: 1),
@@ -224,16 +224,13 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
     seen = dict.fromkeys(parts, 0)
 
     def note(name: str, measure: Callable[[Sequence[torch.Tensor]], int]) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            # The language model is called by keyword.
-            seen[name] += measure(args or (kwargs.get("inputs_embeds"),))
+        def hook(_: nn.Module, args: Any) -> None:
+            # memory attention is called by keyword
+            seen[name] += measure(args)
 
         return hook
 
-    handles = [
-        part.register_forward_pre_hook(note(name, measure), with_kwargs=True)
-        for name, (part, measure) in parts.items()
-    ]
+    handles = [part.register_forward_pre_hook(note(name, measure)) for name, (part, measure) in parts.items()]
     try:
         yield seen
     finally:

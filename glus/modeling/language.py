@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import DynamicCache, LlamaConfig, LlamaModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from glus.config import LanguageConfig
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What B rows begin with, P positions long, as the layers remember it.
+
+    Attributes:
+        layers: per layer the attention keys, turned by their positions, and values: (B, heads, P, H / heads).
+    """
+
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[2]
+
+    @property
+    def keys(self) -> list[torch.Tensor]:
+        return [keys for keys, _ in self.layers]
+
+
+class _Joined:
+    """Puts the keys and values of a prefix before those of the rows that follow it.
+
+    The layers take it for a cache of transformers, but what is joined lives as long as a layer unless `keep` is
+    set: the prefix alone is stored, once, however many rows follow it.
+    """
+
+    def __init__(self, prefix: Prefix | None, owner: torch.Tensor | None, keep: bool = False) -> None:
+        self.length = prefix.length if prefix is not None else 0
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._prefix, self._owner, self._keep = prefix, owner, keep
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the rows' queries of a layer attend to."""
+        if self._prefix is not None:
+            before = [self._of_rows(part, len(keys)) for part in self._prefix.layers[layer]]
+            keys, values = torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+        if self._keep:
+            self.kept.append((keys, values))
+        return keys, values
+
+    def _of_rows(self, part: torch.Tensor, rows: int) -> torch.Tensor:
+        return part.expand(rows, -1, -1, -1) if self._owner is None else part[self._owner]
 
 
 class LanguageModel(nn.Module):
@@ -60,38 +110,91 @@ class LanguageModel(nn.Module):
         states: torch.Tensor = output.last_hidden_state
         return states
 
-    def with_shared_prefix(
-        self, prefix: torch.Tensor, tails: torch.Tensor, owner: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """States of rows that begin alike, each beginning computed once.
-
-        Row r is `prefix[owner[r]]` followed by `tails[r]`; the states equal those of the joined rows to rounding.
-
-        Args:
-            prefix: (B, P, H) embeddings, nothing padded.
-            tails: (R, N, H) embeddings, padded to the right at will: causal attention never looks there.
-            owner: (R,) index of each row's prefix.
+    def begin(
+        self, embeddings: torch.Tensor, prefix: Prefix | None = None, owner: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, Prefix]:
+        """Read what rows begin with, for `read` to go on from; arguments as there.
 
         Returns:
-            (B, P, H) states of the prefixes, (R, N, H) states of the tails, and per layer the attention keys
-            (B, heads, P, H / heads) of the prefixes.
+            (R, N, H) states, and the prefix made of all positions up to here.
         """
-        first = self.decoder(inputs_embeds=prefix, use_cache=True)
-        layers = first.past_key_values.layers
-        shared = DynamicCache()
-        for number, layer in enumerate(layers):
-            shared.update(layer.keys[owner], layer.values[owner], number)
-        before, length = prefix.shape[1], tails.shape[1]
-        positions = torch.arange(before + length, device=tails.device)
-        visible = positions[None] <= positions[before:, None]
-        second = self.decoder(
-            inputs_embeds=tails,
-            attention_mask=visible.expand(len(tails), 1, -1, -1),
-            position_ids=positions[None, before:],
-            past_key_values=shared,
-            use_cache=True,
+        joined = _Joined(prefix, owner, keep=True)
+        states = self._states_after(self._layers(self.decoder.layers, embeddings, joined))
+        return states, Prefix(tuple(joined.kept))
+
+    def read(
+        self,
+        embeddings: torch.Tensor,
+        prefix: Prefix | None = None,
+        owner: torch.Tensor | None = None,
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """States of rows that go on from what was read before; equal to those of the joined rows to rounding.
+
+        Args:
+            embeddings: (R, N, H), padded to the right at will: causal attention never looks there.
+            prefix: what came before the rows; None where they begin here.
+            owner: (R,) which row of the prefix each row goes on from; None if it has one row, which all do.
+            last: (R,) the one position of each row that is wanted; the last layer computes no other.
+
+        Returns:
+            (R, N, H), or (R, H) with `last`.
+        """
+        joined, layers = _Joined(prefix, owner), self.decoder.layers
+        if last is None:
+            return self._states_after(self._layers(layers, embeddings, joined))
+        states = self._layers(layers[:-1], embeddings, joined)
+        return self._states_after(self._last_layer(layers[-1], states, last, joined))
+
+    def _states_after(self, states: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.decoder.norm(states)
+        return normed
+
+    def _layers(self, layers: nn.ModuleList, states: torch.Tensor, joined: _Joined) -> torch.Tensor:
+        """Run decoder layers; (R, N, H) -> (R, N, H)."""
+        before, length = joined.length, states.shape[1]
+        positions = torch.arange(before, before + length, device=states.device)[None]
+        visible = None  # nothing before: the fused causal kernel applies
+        if before:
+            visible = torch.arange(before + length, device=states.device) <= positions[0, :, None]
+            visible = visible[None, None]
+        turn = self.decoder.rotary_emb(states, position_ids=positions)
+        for layer in layers:
+            states = layer(
+                states,
+                attention_mask=visible,
+                position_ids=positions,
+                past_key_values=joined,
+                position_embeddings=turn,
+            )
+        return states
+
+    def _last_layer(
+        self, layer: nn.Module, states: torch.Tensor, last: torch.Tensor, joined: _Joined
+    ) -> torch.Tensor:
+        """One layer for one position of each row: keys and values of all, the rest of it alone; -> (R, H)."""
+        attention: Any = layer.self_attn
+        before, (rows, length, _) = joined.length, states.shape
+        normed: torch.Tensor = layer.input_layernorm(states)  # type: ignore[operator]
+
+        def heads(projected: torch.Tensor) -> torch.Tensor:
+            return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+        here = torch.arange(rows, device=states.device)
+        positions = torch.arange(before, before + length, device=states.device)[None]
+        cos, sin = self.decoder.rotary_emb(states, position_ids=positions)
+        keys, values = heads(attention.k_proj(normed)), heads(attention.v_proj(normed))
+        query = heads(attention.q_proj(normed[here, last][:, None]))
+        _, keys = apply_rotary_pos_emb(keys, keys, cos, sin)
+        query, _ = apply_rotary_pos_emb(query, query, cos[0, last][:, None], sin[0, last][:, None])
+        keys, values = joined.update(keys, values, attention.layer_idx)
+        visible = torch.arange(before + length, device=states.device) <= (before + last)[:, None]
+        seen = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=visible[:, None, None], scale=attention.scaling
         )
-        return first.last_hidden_state, second.last_hidden_state, [layer.keys for layer in layers]
+        kept = states[here, last] + attention.o_proj(seen.flatten(1))
+        added: torch.Tensor = layer.mlp(layer.post_attention_layernorm(kept))  # type: ignore[operator]
+        return kept + added
 
     def logits(self, states: torch.Tensor, fp32: bool) -> torch.Tensor:
         """Next-token logits of states (..., H) -> (..., vocabulary); in fp32 arithmetic if asked (D52)."""

@@ -145,14 +145,15 @@ def run_case(root: Path, name: str, tokenizer: GlusTokenizer) -> Run:
     work = {"clip": 0, "sam": 0, "positions": 0}
 
     def count(what: str) -> Callable[..., None]:
-        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            work[what] += len(args[0]) if args else math.prod(kwargs["inputs_embeds"].shape[:2])
+        def hook(_: Any, args: tuple[Any, ...]) -> None:
+            work[what] += len(args[0]) if what != "positions" else math.prod(args[0].shape[:2])
 
         return hook
 
-    parts = {"clip": model.vision, "sam": model.sam.image_encoder, "positions": model.language.decoder}
+    first = model.language.decoder.layers[0]
+    parts = {"clip": model.vision, "sam": model.sam.image_encoder, "positions": first}
     for what, part in parts.items():
-        part.register_forward_pre_hook(count(what), with_kwargs=True)
+        part.register_forward_pre_hook(count(what))
     step = TrainingForward(model, RELEASED_RULES, contrastive, case["use_memory_bank"])
     traces: dict[tuple[int, int], FrameTrace] = {}
     output = step(batch, observer=lambda t: traces.update({(t.sample, t.position): t}))
@@ -297,4 +298,4 @@ def test_work(run: Run) -> None:
     assert max(len(sample.rows) for sample in run.batch) > 1
     lengths = run.output.layout.lengths
     context = (frames - queries) // len(run.batch) * run.model.config.vision.tokens_per_image
-    assert run.work["positions"] <= len(lengths) * max(lengths) - (len(lengths) - len(run.batch)) * context
+    assert 0 < run.work["positions"] <= len(lengths) * max(lengths) - (len(lengths) - len(run.batch)) * context

@@ -57,10 +57,7 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
 
         return note
 
-    handles = [
-        part.register_forward_pre_hook(hook(name, measure))
-        for name, (part, measure) in parts.items()
-    ]
+    handles = [part.register_forward_pre_hook(hook(name, measure)) for name, (part, measure) in parts.items()]
     yield seen
     for handle in handles:
         handle.remove()
