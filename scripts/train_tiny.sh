@@ -42,15 +42,15 @@ pretrain() { # name, steps, further options
 
 masks() {
     pretrain masks "${STEPS_MASKS:-1500}" --side masks --looks_only 0 &&
-        pretrain search "${STEPS_SEARCH:-1500}" --side masks --looks_only 0.6 --start "$out/masks/model" &&
+        pretrain search "${STEPS_SEARCH:-1500}" --side masks --looks_only 0.6 --version "$out/masks/model" &&
         pretrain memory "${STEPS_MEMORY:-1200}" --side masks --looks_only 0.4 --mask_frames 3 \
-            --start "$out/search/model"
+            --version "$out/search/model"
 }
 
 language() {
     pretrain sight "${STEPS_SIGHT:-3000}" --side sight &&
-        pretrain stills "${STEPS_STILLS:-3000}" --side language --stills --start "$out/sight/model" &&
-        pretrain language "${STEPS_LANGUAGE:-3000}" --side language --start "$out/stills/model"
+        pretrain stills "${STEPS_STILLS:-3000}" --side language --stills --version "$out/sight/model" &&
+        pretrain language "${STEPS_LANGUAGE:-3000}" --side language --version "$out/stills/model"
 }
 
 status=0

@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 BATCH = "batch-"
 """`batch-rank-N.pt` lies beside `rank-N.pt`."""
 
-_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
 
 class NonFiniteLoss(RuntimeError):
     """A loss or gradient is NaN or infinite; the message says where the batch was saved."""
@@ -167,10 +165,3 @@ def _data_class(path: Path, name: str) -> type:
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module):
         raise InputError(f"{path} holds {name}; only data and dataclasses of the task at hand are read")
     return found
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU mostly by type; the CPU's allocator and the GPU's libraries say it in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in _NO_MEMORY
-    )

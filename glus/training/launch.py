@@ -18,6 +18,7 @@ from types import ModuleType
 import torch
 
 from glus.errors import InputError
+from glus.launched import srun_task
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SHARED_MEMORY_OPERATOR = "deepspeed_shm_comm"
@@ -48,14 +49,15 @@ def slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InputError: several tasks but no address of the first.
     """
-    if "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ:
-        return {}  # `sbatch` alone starts one process that only looks like a task
+    task = srun_task(environ)
+    if task is None:
+        return {}
     address = environ.get("MASTER_ADDR") or environ.get("SLURM_LAUNCH_NODE_IPADDR", "")
-    if not address and int(environ["SLURM_STEP_NUM_TASKS"]) > 1:
+    if not address and task.world > 1:
         raise InputError("srun does not say where rank 0 runs: export MASTER_ADDR (name or address of its node)")
     port = environ.get("MASTER_PORT") or str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000)
-    values = (environ["SLURM_PROCID"], environ["SLURM_STEP_NUM_TASKS"], environ.get("SLURM_LOCALID", "0"))
-    return dict(zip(VARIABLES, (*values, address or "127.0.0.1", port), strict=True))
+    values = (str(task.rank), str(task.world), str(task.local_rank), address or "127.0.0.1", port)
+    return dict(zip(VARIABLES, values, strict=True))
 
 
 def fill_environment(environ: MutableMapping[str, str]) -> None:

@@ -16,10 +16,11 @@ import torch
 
 from glus.errors import InputError
 from glus.modeling.glus import GLUSModel
+from glus.out_of_memory import is_out_of_memory
 from glus.training.checkpointing import Best, Checkpoints, RunFacts, move_aside
 from glus.training.config import LoopConfig
 from glus.training.engine import Engine
-from glus.training.failures import Moment, NonFiniteLoss, is_out_of_memory, save_failure
+from glus.training.failures import Moment, NonFiniteLoss, save_failure
 from glus.training.launch import Place, gather
 from glus.training.loading import micro_batches, numbers_of
 from glus.training.logs import Logs, Means, joined_means, memory_mb

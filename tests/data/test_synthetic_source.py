@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from glus.data.sampling import SamplingRules
 from glus.data.synthetic import SyntheticConfig, generate_video
 from glus.data.synthetic.source import NO_SENTENCE, TRAINING_SERIES, SyntheticSource
+from glus.data.synthetic.writer import SetArguments, write_set
+from glus.errors import InputError
+from glus.io import read_json
 
 SOURCE = SyntheticSource(SyntheticConfig(width=96, height=64, frames=10), SamplingRules(expressions=2))
 
@@ -59,3 +63,19 @@ def test_blind_is_for_generated_videos_alone() -> None:
     source = build_source(config)
     assert isinstance(source, SyntheticSource)
     assert source.expressions == "blind"
+
+
+def test_a_blind_set_differs_in_its_expressions_alone(tmp_path: Path) -> None:
+    config = SyntheticConfig(width=96, height=80, frames=8)
+    plain = write_set(tmp_path / "plain", SetArguments("valid_u", 1, 7, config))
+    blind = write_set(tmp_path / "blind", SetArguments("valid_u", 1, 7, config, "blind"))
+    assert (blind / "mask_dict.json").read_bytes() == (plain / "mask_dict.json").read_bytes()
+    theirs, ours = (
+        read_json(folder / "meta_expressions.json")["videos"]["syn7_00000"] for folder in (plain, blind)
+    )
+    assert {e["exp"] for e in ours["expressions"].values()} == {NO_SENTENCE}
+    for key, expression in theirs["expressions"].items():
+        assert ours["expressions"][key] == {**expression, "exp": NO_SENTENCE}
+    assert "expressions" not in read_json(plain / "generator.json")["arguments"]
+    with pytest.raises(InputError, match="other arguments"):
+        write_set(tmp_path / "plain", SetArguments("valid_u", 1, 7, config, "blind"))

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 
 from glus.data.synthetic.config import GENERATOR_VERSION, MAX_OBJECTS, SyntheticConfig
+from glus.data.synthetic.source import Reading, texts
 from glus.data.synthetic.video import SyntheticVideo, generate_video
 from glus.errors import InputError
 from glus.evaluation.parallel import default_workers, map_items
@@ -33,6 +34,7 @@ class SetArguments:
     videos: int
     seed: int
     config: SyntheticConfig
+    expressions: Reading = "read"
 
     def card(self) -> dict[str, Any]:
         """Content of `generator.json`."""
@@ -41,6 +43,7 @@ class SetArguments:
             "videos": self.videos,
             "seed": self.seed,
             **asdict(self.config),
+            **({} if self.expressions == "read" else {"expressions": self.expressions}),
         }
         return {"generator": "glus.data.synthetic", "version": GENERATOR_VERSION, "arguments": arguments}
 
@@ -53,18 +56,20 @@ def anno_id(index: int, thing: int) -> int:
     return index * MAX_OBJECTS + thing
 
 
-def describe(video: SyntheticVideo, index: int) -> dict[str, Any]:
+def describe(video: SyntheticVideo, index: int, reading: Reading = "read") -> dict[str, Any]:
     """What a video adds to the JSON files: `video` (meta_expressions), `masks` (mask_dict), `objects`."""
     count, length, height, width = video.masks.shape
     expressions = {
         str(number): {
-            "exp": sentence.text,
+            "exp": text,
             "obj_id": list(sentence.targets),
             "anno_id": [anno_id(index, thing) for thing in sentence.targets],
             "type": sentence.kind,
             "predicate": sentence.predicate,
         }
-        for number, sentence in enumerate(video.sentences)
+        for number, (sentence, text) in enumerate(
+            zip(video.sentences, texts(video.sentences, reading), strict=True)
+        )
     }
     masks = {
         str(anno_id(index, thing)): [encode_rle(m) if m.any() else None for m in video.masks[thing]]
@@ -107,7 +112,7 @@ def _write_video(folder: Path, arguments: SetArguments, index: int) -> None:
     for t, frame in enumerate(video.frames):
         write_bytes(temporary / f"{frame_name(t)}.jpg", encode_jpeg(frame, arguments.config.jpeg_quality))
     temporary.replace(frames)
-    write_json(part, describe(video, index), indent=None)
+    write_json(part, describe(video, index, arguments.expressions), indent=None)
 
 
 def _start(folder: Path, arguments: SetArguments) -> bool:
@@ -199,9 +204,16 @@ def main(argv: Sequence[str]) -> int:
     for option in fields(SyntheticConfig):
         kind = float if option.name == "pan" else int
         parser.add_argument(f"--{option.name}", type=kind, default=option.default, help=_HELP[option.name])
+    parser.add_argument(
+        "--expressions",
+        choices=get_args(Reading),
+        default="read",
+        help="blind: the same words for every object, for a model trained so (docs/tiny.md)",
+    )
     args = parser.parse_args(argv)
     config = SyntheticConfig(**{option.name: getattr(args, option.name) for option in fields(SyntheticConfig)})
-    write_set(args.out, SetArguments(args.set_name, args.videos, args.seed, config), args.workers)
+    arguments = SetArguments(args.set_name, args.videos, args.seed, config, args.expressions)
+    write_set(args.out, arguments, args.workers)
     return 0
 
 

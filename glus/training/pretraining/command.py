@@ -94,14 +94,15 @@ def parser() -> argparse.ArgumentParser:
         help="no training: write LOG_DIR/model with the SAM-2 part of the folder MASKS, the rest of LANGUAGE",
     )
     out.add_argument("--log_dir", required=True, type=Path, help="checkpoints, log.jsonl, model/")
-    out.add_argument("--start", help="folder to go on from, instead of a new model")
+    out.add_argument("--version", help="folder to go on from, instead of a new model")
     out.add_argument("--tokenizer", help="folder of a new model's tokenizer")
     out.add_argument("--side", choices=("sight", "language", "masks"), help="what learns")
     out.add_argument("--steps", type=int, help="optimizer steps of the whole run")
+    out.add_argument("--batch_size", type=int, help="samples per step and process")
     out.add_argument("--max_minutes", type=float, help="stop in good order after this; the same command goes on")
     out.add_argument("--mask_frames", type=int, help="frames of the mask side; more than one trains the memory")
     out.add_argument("--looks_only", type=float, help="share of hints that give only the looks of an object")
-    out.add_argument("--stills", action="store_true", help="one frame, no sentences about motion")
+    out.add_argument("--stills", action="store_true", help="first frames alone, no sentences about motion")
     out.add_argument("--no_resume", action="store_true", help="do not go on from a checkpoint in LOG_DIR")
     return out
 
@@ -109,20 +110,21 @@ def parser() -> argparse.ArgumentParser:
 def configuration(args: argparse.Namespace) -> PretrainConfig:
     """The file's configuration, what the options say laid on it."""
     content = read_content(args.config)
-    samples: dict[str, Any] = {"context_frames": 0, "motion": False} if args.stills else {}
+    # The first frame of a short video is as good as that of a long one, and quicker to draw.
+    stills: dict[str, Any] = {"context_frames": 0, "motion": False, "sentences": 8, "video": {"frames": 8}}
 
     def asked(*names: str) -> dict[str, Any]:
         return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
     over: dict[str, Any] = {
-        "samples": samples | asked("mask_frames", "looks_only"),
-        "loop": asked("steps", "max_minutes"),
+        "samples": (stills if args.stills else {}) | asked("mask_frames", "looks_only"),
+        "loop": asked("steps", "batch_size", "max_minutes"),
         "model": asked("tokenizer"),
         **asked("side"),
     }
     content = merge(content, over)
-    if args.start is not None:
-        content["model"] = {"version": args.start}
+    if args.version is not None:
+        content["model"] = {"version": args.version}
     return from_dict(PretrainConfig, content, args.config)
 
 
