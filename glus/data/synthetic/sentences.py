@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from glus.data.synthetic import language
 from glus.data.synthetic.candidates import MOTION, RELATION, STATIC, Candidate
@@ -27,8 +27,8 @@ class Sentence:
     kind: str
     predicate: str
     targets: tuple[int, ...]
-    noun: Noun
-    other: Noun | None
+    noun: Noun = field(repr=False)
+    other: Noun | None = field(repr=False)
 
 
 def word(dice: Dice, candidate: Candidate) -> str:

@@ -59,6 +59,7 @@ def anno_id(index: int, thing: int) -> int:
 def describe(video: SyntheticVideo, index: int, reading: Reading = "read") -> dict[str, Any]:
     """What a video adds to the JSON files: `video` (meta_expressions), `masks` (mask_dict), `objects`."""
     count, length, height, width = video.masks.shape
+    told = zip(video.sentences, texts(video.sentences, reading), strict=True)
     expressions = {
         str(number): {
             "exp": text,
@@ -67,9 +68,7 @@ def describe(video: SyntheticVideo, index: int, reading: Reading = "read") -> di
             "type": sentence.kind,
             "predicate": sentence.predicate,
         }
-        for number, (sentence, text) in enumerate(
-            zip(video.sentences, texts(video.sentences, reading), strict=True)
-        )
+        for number, (sentence, text) in enumerate(told)
     }
     masks = {
         str(anno_id(index, thing)): [encode_rle(m) if m.any() else None for m in video.masks[thing]]
