@@ -17,6 +17,11 @@ environment variables (default):
   WORKERS     processes on the CPU (1)
   VENV        environment folder (.venv of this repository)
 
+Several machines, one process each, SAVE_DIR shared (docs/inference.md):
+  torchrun --nnodes N --nproc-per-node 1 --node-rank R --master-addr A --no-python bash scripts/inference.sh
+  srun --nodes N --ntasks-per-node 1 --gpus-per-node G bash scripts/inference.sh
+  RANK=R WORLD_SIZE=N bash scripts/inference.sh
+
 `bash scripts/inference.sh --workers 1 --precision fp32` and the like pass through; all options:
   python -m glus infer --help
 TEXT

@@ -19,6 +19,7 @@ from glus.evaluation.parallel import default_workers
 from glus.inference.items import Item, items_digest
 from glus.inference.runner import WORKER_COMMAND, RunSpec, WorkerDied, run_items
 from glus.inference.selection import load_key_frames
+from glus.launched import Launched, launched
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
             raise InputError(f"--{name} must be at least 1")
     config = inference_config(args)
     items = load_items(args)
-    device, environments = plan_workers(args.device, args.workers)
+    host = launched(os.environ)
+    device, environments = plan_workers(args.device, args.workers, host)
     args.precision = args.precision or ("bf16" if device == "cuda" else "fp32")
     settings = {**model_settings(args, device), "inference": asdict(config)}
     spec = RunSpec(
@@ -111,14 +113,15 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
         fingerprint=fingerprint(args, settings, items),
         environments=environments,
         overwrite=args.overwrite,
+        host=host,
         worker_command=worker_command,
     )
     try:
-        summary = run_items(items[: args.limit], spec)
+        summary, errors = run_items(items[: args.limit], spec)
     except WorkerDied as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return report(summary, spec.save)
+    return report(summary, errors, spec)
 
 
 def fingerprint(args: argparse.Namespace, settings: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
@@ -154,25 +157,48 @@ def load_items(args: argparse.Namespace) -> list[Item]:
     return items
 
 
-def plan_workers(device: str, workers: int | None) -> tuple[str, list[dict[str, str]]]:
-    """The device to use and one environment per worker: a GPU each, or a fixed share of the cores."""
-    gpus = 0
-    if device != "cpu":
-        import torch  # takes seconds, and the parent needs it for nothing else
+def plan_workers(
+    device: str, workers: int | None, host: Launched | None = None
+) -> tuple[str, list[dict[str, str]]]:
+    """The device to use and one environment per worker: a GPU each, or a fixed share of the cores.
 
-        gpus = torch.cuda.device_count()
+    Several hosts on one machine share its GPUs and cores, unless SLURM has given each its own.
+    """
+    host = host or Launched()
+    gpus = [] if device == "cpu" else own_gpus(host)
     if device == "cuda" and not gpus:
         raise InputError("--device cuda, but no GPU is visible; use --device cpu, or check nvidia-smi")
-    count = workers or max(1, gpus)
-    if gpus and count > gpus:
-        raise InputError(f"--workers {count}, but {gpus} GPUs are visible; it is one worker per GPU")
-    environments = [{"OMP_NUM_THREADS": str(max(1, default_workers() // count))} for _ in range(count)]
-    if not gpus:
-        return "cpu", environments
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-    for environment, gpu in zip(environments, visible.split(","), strict=False):
-        environment["CUDA_VISIBLE_DEVICES"] = gpu.strip()
-    return "cuda", environments
+    count = workers or max(1, len(gpus))
+    if gpus and count > len(gpus):
+        raise InputError(f"--workers {count}, but {len(gpus)} GPUs are visible; it is one worker per GPU")
+    cores = default_workers()
+    if cores == os.cpu_count():
+        cores //= host.local_world
+    environments = [{"OMP_NUM_THREADS": str(max(1, cores // count))} for _ in range(count)]
+    for environment, gpu in zip(environments, gpus, strict=False):
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    return "cuda" if gpus else "cpu", environments
+
+
+def own_gpus(host: Launched) -> list[str]:
+    """The GPUs for this host, as CUDA_VISIBLE_DEVICES names them.
+
+    Raises:
+        InputError: more hosts on this machine than GPUs.
+    """
+    import torch  # takes seconds, and the parent needs it for nothing else
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    gpus = [name.strip() for name in visible.split(",")][:count]
+    if not gpus or host.local_world == 1 or "SLURM_GPUS_PER_TASK" in os.environ:
+        return gpus
+    if len(gpus) < host.local_world:
+        raise InputError(
+            f"{host.local_world} processes were started on this machine, which shows {len(gpus)} GPUs; start one "
+            "process per machine: it runs a worker on every GPU"
+        )
+    return gpus[host.local_rank :: host.local_world]
 
 
 def checkpoint_identity(version: str) -> Any:
@@ -194,18 +220,20 @@ def checkpoint_identity(version: str) -> Any:
     return f"sha256 {digest.hexdigest()}"
 
 
-def report(summary: dict[str, Any], save: Path) -> int:
-    """Say how the run ended; returns the exit status."""
+def report(summary: dict[str, Any], errors: Mapping[str, str], spec: RunSpec) -> int:
+    """Say how the run ended; returns the exit status, which is about this host's `errors` alone."""
     lines = [
-        f"{summary['items']} items, {summary['frames']} frames complete in {save}",
+        f"{summary['items']} items, {summary['frames']} frames complete in {spec.save}",
         f"{summary['failures']} frames without [SEG] have blank masks",
         f"this run: {summary['frames_this_run']} frames in {summary['seconds']:.1f} s, "
         f"{summary['frames_per_second']:.2f} frames/s, {summary['workers']} workers",
     ]
+    if spec.host.world > 1:
+        lines.append(f"reports of {len(summary['hosts'])} of {spec.host.world} hosts")
     sys.stdout.write("\n".join(lines) + "\n")
-    if not summary["errors"]:
+    if not errors:
         return 0
-    sys.stderr.write(f"error: {len(summary['errors'])} items could not be done; the others are complete:\n")
-    for key, message in summary["errors"].items():
+    sys.stderr.write(f"error: {len(errors)} items could not be done; the others are complete:\n")
+    for key, message in errors.items():
         sys.stderr.write(f"  {key}: {message}\n")
     return 2

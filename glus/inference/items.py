@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from glus.data.records import Record, missing_files
 from glus.errors import InputError
 
-RESERVED = (".glus", "summary.json")  # what the run itself keeps in the output folder
+RESERVED = re.compile(r"\.glus|summary(-\d+)?\.json")  # what the run itself keeps in the output folder
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def check_items(items: Sequence[Item]) -> None:
         parts = tuple(item.key.split("/"))
         if parts in folders:
             raise InputError(f"the data set lists video and expression {item.key!r} twice")
-        if parts[0] in RESERVED:
+        if RESERVED.fullmatch(parts[0]):
             raise InputError(
                 f"video name {item.record.video!r} is reserved for the run's own records; rename the video"
             )

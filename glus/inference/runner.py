@@ -1,7 +1,7 @@
 """Running many items on several worker processes: start, watch, report, and stop them.
 
 The parent decides everything (which items, which worker, which folder) before a worker starts; workers never
-choose work. See `store` for what makes a run resumable, `worker` for the protocol.
+choose work. See `store` for what makes a run resumable, `hosts` for several parents, `worker` for the protocol.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from typing import Any
 from tqdm import tqdm
 
 from glus.errors import InputError
+from glus.inference.hosts import Membership, door, entered
 from glus.inference.items import Item, check_items, items_without_files, partition, to_wire
-from glus.inference.store import Store, locked
+from glus.inference.store import Store
 from glus.io import disk_errors, write_json
+from glus.launched import VARIABLES, Launched
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class RunSpec:
         fingerprint: what the masks depend on; a folder made with another one is refused.
         environments: one mapping per worker, added to its environment.
         overwrite: start afresh in a folder with other masks.
+        host: which of several hosts this is.
         lock_seconds: how long to wait for the folder.
     """
 
@@ -56,6 +59,7 @@ class RunSpec:
     fingerprint: Mapping[str, Any]
     environments: Sequence[Mapping[str, str]]
     overwrite: bool = False
+    host: Launched = field(default_factory=Launched)
     lock_seconds: float = 20.0
     worker_command: Sequence[str] = WORKER_COMMAND
 
@@ -74,11 +78,14 @@ class _Progress:
     deaths: list[str] = field(default_factory=list)
 
 
-def run_items(items: Sequence[Item], spec: RunSpec) -> dict[str, Any]:
-    """Do all `items` that are not yet complete in `spec.save`; returns and writes the summary.
+def run_items(items: Sequence[Item], spec: RunSpec) -> tuple[dict[str, Any], dict[str, str]]:
+    """Do this host's share of all `items` that are not yet complete in `spec.save`.
 
-    The summary (`summary.json`) counts the whole folder in `items`, `frames` and `failures` (frames without
-    [SEG]), and this run in `seconds`, `frames_per_second` and `errors` (item -> message).
+    Returns:
+        The summary, as written to `summary.json`, and what this host could not do (item -> message).
+        The summary counts the whole folder in `items`, `frames` and `failures` (frames without [SEG]); `seconds`
+        is the longest of the hosts', the rest is summed over those that have reported. The last host to end writes
+        the whole.
 
     Raises:
         InputError: nothing can be done (no frames, checkpoint, output folder, folder in use).
@@ -86,43 +93,61 @@ def run_items(items: Sequence[Item], spec: RunSpec) -> dict[str, Any]:
     """
     check_items(items)
     started = time.monotonic()
-    with locked(spec.save, spec.lock_seconds) as lock:
-        store = Store(spec.save)
-        store.prepare(spec.fingerprint, items, spec.overwrite)
-        pending = [item for item in items if store.completed(item) is None]
-        if len(pending) < len(items):
-            logger.info("%d of %d items are complete already", len(items) - len(pending), len(items))
+    store = Store(spec.save)
+    with entered(store, spec.host, spec.fingerprint, items, spec.overwrite, spec.lock_seconds) as member:
+        share = member.launch.share(items, spec.host.rank)
+        pending = [item for item in share if store.completed(item) is None]
+        done = len(items) - len(member.launch.pending) + len(share) - len(pending)
+        if done:
+            logger.info("%d of %d items are complete already", done, len(items))
+        if spec.host.world > 1:
+            logger.info("host %d of %d: %d items to do", spec.host.rank, spec.host.world, len(pending))
         progress = _Progress(errors=items_without_files(pending))
         for key, message in progress.errors.items():
             logger.error("%s: %s", key, message)
         doable = [item for item in pending if item.key not in progress.errors]
-        if pending and not doable and len(pending) == len(items):
+        if pending and not doable and len(member.launch.pending) == len(items):
             raise InputError(f"no item has all its frames; {next(iter(progress.errors.values()))}")
         if doable:
-            _run_workers(doable, spec, lock, progress)
-        summary = _summary(items, store, progress, time.monotonic() - started, len(spec.environments))
-        path = spec.save / "summary.json"
-        with disk_errors(path):
-            write_json(path, summary)
+            try:
+                _run_workers(doable, spec, member, progress)
+            finally:
+                store.clear_partial(spec.host.rank)
+        facts = {
+            "items": len(share),
+            "seconds": round(time.monotonic() - started, 3),
+            "frames_this_run": progress.steps,
+            "workers": len(spec.environments),
+            "errors": dict(sorted(progress.errors.items())),
+            "deaths": progress.deaths,
+        }
+        with door(store):
+            summary = merged(items, store, member.reported(facts))
+            path = spec.save / "summary.json"
+            with disk_errors(path):
+                write_json(path, summary)
     if progress.deaths:
         raise WorkerDied("; ".join(progress.deaths))
-    return summary
+    return summary, progress.errors
 
 
-def _summary(
-    items: Sequence[Item], store: Store, progress: _Progress, seconds: float, workers: int
-) -> dict[str, Any]:
+def merged(items: Sequence[Item], store: Store, reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of the folder from the reports of the hosts, by rank."""
     markers = [marker for item in items if (marker := store.completed(item)) is not None]
+    hosts = [reports[rank] for rank in sorted(reports)]
+    seconds = max(report["seconds"] for report in hosts)
+    steps = sum(report["frames_this_run"] for report in hosts)
     return {
         "complete": len(markers) == len(items),
         "items": len(markers),
         "frames": sum(marker["frames"] for marker in markers),
         "failures": sum(len(marker["failed"]) for marker in markers),
-        "seconds": round(seconds, 3),
-        "frames_this_run": progress.steps,
-        "frames_per_second": round(progress.steps / seconds, 3),
-        "workers": workers,
-        "errors": dict(sorted(progress.errors.items())),
+        "seconds": seconds,
+        "frames_this_run": steps,
+        "frames_per_second": round(steps / max(seconds, 1e-3), 3),
+        "workers": sum(report["workers"] for report in hosts),
+        "hosts": sorted(reports),
+        "errors": {key: message for report in hosts for key, message in sorted(report["errors"].items())},
     }
 
 
@@ -131,7 +156,7 @@ def bar_pace() -> float:
     return 0.1 if sys.stderr.isatty() else 30.0
 
 
-def _run_workers(items: Sequence[Item], spec: RunSpec, lock: int, progress: _Progress) -> None:
+def _run_workers(items: Sequence[Item], spec: RunSpec, member: Membership, progress: _Progress) -> None:
     shares = partition(items, len(spec.environments))
     events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     workers: list[_Worker] = []
@@ -140,13 +165,17 @@ def _run_workers(items: Sequence[Item], spec: RunSpec, lock: int, progress: _Pro
         try:
             for index, share in enumerate(shares):
                 if share:
-                    workers.append(_start(index, share, spec, lock, events))
+                    workers.append(_start(index, share, spec, member, events))
             _watch(workers, events, progress, bar)
         finally:
             _stop(workers)
 
 
-def _start(index: int, share: Sequence[Item], spec: RunSpec, lock: int, events: queue.Queue[Any]) -> _Worker:
+def _start(
+    index: int, share: Sequence[Item], spec: RunSpec, member: Membership, events: queue.Queue[Any]
+) -> _Worker:
+    # No library is to take a worker for a process of the launcher's group.
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     # Workers inherit the blocked signal: Ctrl-C reaches the whole group, but ending them is the parent's task.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -154,13 +183,14 @@ def _start(index: int, share: Sequence[Item], spec: RunSpec, lock: int, events: 
             list(spec.worker_command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **spec.environments[index]},
-            pass_fds=(lock,),
+            env={**inherited, **spec.environments[index]},
+            pass_fds=(member.lock,),
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     worker = _Worker(index, process, {item.key: item for item in share})
-    job = {"save": str(spec.save), "worker": index, "settings": dict(spec.settings), "groups": to_wire(share)}
+    name = f"{member.host.rank}/{index}"
+    job = {"save": str(spec.save), "worker": name, "settings": dict(spec.settings), "groups": to_wire(share)}
     threading.Thread(target=_converse, args=(worker, json.dumps(job) + "\n", events), daemon=True).start()
     return worker
 

@@ -1,10 +1,9 @@
-"""The output folder of a run: its lock, its settings, its markers, and the atomic writing of masks.
+"""The output folder of a run: its settings, its markers, and the atomic writing of masks. `hosts` says who may.
 
     <save>/<video>/<exp_id>/<frame>.png     masks; the folder appears complete or not at all
-    <save>/.glus/lock                       held by the run and its workers
     <save>/.glus/run.json                   settings of the run
     <save>/.glus/done/<video>/<exp_id>.json marker: these masks are complete
-    <save>/.glus/partial/<worker>/          masks being written
+    <save>/.glus/partial/<host>/<worker>/   masks being written
 
 An item is complete when its marker is there and its folder holds what the marker says. The marker is written
 after the folder was moved into place, so a crash at any moment leaves an item either complete or to be redone.
@@ -12,15 +11,12 @@ after the folder was moved into place, so a crash at any moment leaves an item e
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,63 +32,23 @@ from glus.masks import mask_png
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def locked(save: Path, wait_seconds: float = 20.0) -> Iterator[int]:
-    """Hold the output folder for one run; yields the lock's file descriptor, to be inherited by workers.
-
-    The lock lasts as long as any process holds the descriptor: a worker that outlives a killed run keeps the
-    next run out until it has noticed, which takes it moments. Hence the wait.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        InputError: another run still holds it after `wait_seconds`.
-    """
-    path = save / ".glus" / "lock"
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _acquire(descriptor, save, wait_seconds)
-        with disk_errors(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, save: Path, wait_seconds: float) -> None:
-    deadline = time.monotonic() + wait_seconds
-    announced = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
-        if time.monotonic() >= deadline:
-            raise InputError(
-                f"another run (process {holder}) is writing to {save}; wait until it ends, stop it, or choose "
-                "another output folder"
-            )
-        if not announced:
-            logger.info("%s is in use by another run (process %s); waiting", save, holder)
-            announced = True
-        time.sleep(0.1)
-
-
 class Store:
-    """The output folder `save`, for a process that holds its lock."""
+    """The output folder `save`, for a process that has entered it."""
 
     def __init__(self, save: str | os.PathLike[str]) -> None:
         self.save = Path(save)
-        self._records = self.save / ".glus"
+        self.records = self.save / ".glus"
 
     def marker(self, item: Item) -> Path:
-        return self._records / "done" / f"{item.key}.json"
+        return self.records / "done" / f"{item.key}.json"
 
-    def partial(self, worker: int) -> Path:
-        return self._records / "partial" / str(worker)
+    def partial(self, worker: str) -> Path:
+        """Where worker `<host>/<worker>` keeps what it has begun."""
+        return self.records / "partial" / worker
+
+    def clear_partial(self, host: int) -> None:
+        """Drop what the workers of a host have begun; none of them may live."""
+        shutil.rmtree(self.partial(str(host)), ignore_errors=True)
 
     def prepare(self, settings: Mapping[str, Any], items: Sequence[Item], overwrite: bool) -> None:
         """Make the folder ready for a run with `settings`.
@@ -101,10 +57,10 @@ class Store:
             InputError: it holds masks made with other settings, or masks this program did not make, and
                 `overwrite` is not set.
         """
-        record = self._records / "run.json"
+        record = self.records / "run.json"
         with disk_errors(self.save):
-            shutil.rmtree(self._records / "partial", ignore_errors=True)
-            for scrap in (*self.save.glob(".tmp-*"), *self._records.rglob(".tmp-*")):
+            shutil.rmtree(self.records / "partial", ignore_errors=True)
+            for scrap in (*self.save.glob(".tmp-*"), *self.records.rglob(".tmp-*")):
                 if scrap.is_file():
                     scrap.unlink()  # of an atomic write that was killed; nobody else writes here now
             if overwrite:
@@ -122,7 +78,7 @@ class Store:
             write_json(record, dict(settings))
 
     def _markers(self) -> list[Path]:
-        return sorted(path for path in (self._records / "done").rglob("*.json") if path.is_file())
+        return sorted(path for path in (self.records / "done").rglob("*.json") if path.is_file())
 
     def _holds_masks(self, items: Sequence[Item]) -> bool:
         return bool(self._markers()) or any(item.mask_folder(self.save).exists() for item in items)
@@ -143,13 +99,13 @@ class Store:
 
     def _clear(self, items: Sequence[Item]) -> None:
         """Remove the records and every mask folder that they or this run's items name; nothing else."""
-        done = self._records / "done"
+        done = self.records / "done"
         for marker in self._markers():
             shutil.rmtree(self.save / marker.relative_to(done).with_suffix(""), ignore_errors=True)
         for item in items:
             shutil.rmtree(item.mask_folder(self.save), ignore_errors=True)
         shutil.rmtree(done, ignore_errors=True)
-        (self._records / "run.json").unlink(missing_ok=True)  # last: markers without it would seem to be ours
+        (self.records / "run.json").unlink(missing_ok=True)  # last: markers without it would seem to be ours
 
     def completed(self, item: Item) -> dict[str, Any] | None:
         """The marker of `item` if its masks are complete, else None."""
@@ -168,7 +124,7 @@ class Store:
             present = {entry.name for entry in entries if entry.stat().st_size > 0}
         return found if present == {f"{name}.png" for name in item.record.frames} else None
 
-    def writer(self, item: Item, worker: int, background: BackgroundWriter) -> ItemWriter:
+    def writer(self, item: Item, worker: str, background: BackgroundWriter) -> ItemWriter:
         """A writer of `item`, of which a worker may have several at a time; `background` does the work."""
         return ItemWriter(self, item, self.partial(worker) / item.key, background)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,19 @@ def launch(dataset: DataSet, tmp_path: Path) -> Launch:
     """Start the command on `dataset`; `save` is the output folder below the test's own."""
 
     def start(
-        *extra: str, save: str | Path = "out", seconds: float = 0.0, workers: int = 2, command: Sequence[str] = ()
+        *extra: str,
+        save: str | Path = "out",
+        seconds: float = 0.0,
+        workers: int = 2,
+        command: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         argv = [
             *(command or (sys.executable, str(FAKE_RUN))),
             *("--version", "fake", "--device", "cpu", "--workers", str(workers)),
             *("--dataset_dir", str(dataset.root), "--vis_save_path", str(tmp_path / save), *extra),
         ]
-        environment = {**os.environ, "GLUS_FAKE_SECONDS": str(seconds)}
+        environment = {**os.environ, "GLUS_FAKE_SECONDS": str(seconds), **(variables or {})}
         return subprocess.Popen(
             argv,
             stdout=subprocess.PIPE,

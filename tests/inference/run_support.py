@@ -59,6 +59,17 @@ class Ended:
     err: str
 
 
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of its children."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def summary(save: Path, host: int | None = None) -> dict[str, Any]:
+    """What a run, or one of its hosts, reports."""
+    found: dict[str, Any] = json.loads((save / f"summary{'' if host is None else f'-{host}'}.json").read_text())
+    return found
+
+
 Launch = Callable[..., "subprocess.Popen[str]"]
 
 

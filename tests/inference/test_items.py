@@ -94,6 +94,7 @@ def test_digest_sees_what_decides_the_masks() -> None:
         ([item("a"), item("a")], "twice"),
         ([item(".glus")], "reserved"),
         ([item("summary.json")], "reserved"),
+        ([item("summary-12.json")], "reserved"),
         ([item("a", "b"), item("a/b", "0")], "inside"),
     ],
 )

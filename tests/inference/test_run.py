@@ -15,15 +15,11 @@ from pathlib import Path
 
 import cv2
 import pytest
-from run_support import DataSet, Ended, Launch, mask_bytes
+from run_support import DataSet, Ended, Launch, mask_bytes, summary, workers_of
 
 from glus.masks import read_mask
 
 Run = Callable[..., Ended]
-
-
-def summary(save: Path) -> dict:
-    return json.loads((save / "summary.json").read_text())
 
 
 def test_run_leaves_every_mask_under_its_frames_name(dataset: DataSet, run: Run, tmp_path: Path) -> None:
@@ -117,11 +113,6 @@ def contents(save: Path) -> dict[str, bytes]:
     markers = {f".glus/done/{p.relative_to(done)}": p.read_bytes() for p in done.rglob("[!.]*.json")}
     assert len(markers) == 10
     return mask_bytes(save) | markers
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of its children."""
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def wait_for_masks(process: subprocess.Popen[str], save: Path) -> None:

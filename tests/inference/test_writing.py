@@ -42,7 +42,7 @@ def finish(writer: ItemWriter, pixels: np.ndarray) -> None:
 def test_items_written_side_by_side(tmp_path: Path, background: BackgroundWriter) -> None:
     """As expressions of one video are; each appears when it is complete, not before."""
     store = Store(tmp_path)
-    writers = [store.writer(item, 0, background) for item in (ITEM, OTHER)]
+    writers = [store.writer(item, "0/0", background) for item in (ITEM, OTHER)]
     for frame in range(3):
         for row, writer in enumerate(writers):
             writer.add(frame, mask(10 * row + frame), failed=frame == 2)
@@ -58,7 +58,7 @@ def test_items_written_side_by_side(tmp_path: Path, background: BackgroundWriter
 
 
 def test_the_later_mask_of_a_frame_counts(tmp_path: Path, background: BackgroundWriter) -> None:
-    writer = Store(tmp_path).writer(ITEM, 0, background)
+    writer = Store(tmp_path).writer(ITEM, "0/0", background)
     order = [1, 2, 1, 0] * 20
     for n, frame in enumerate(order):
         writer.add(frame, mask(n), failed=False)
@@ -69,7 +69,7 @@ def test_the_later_mask_of_a_frame_counts(tmp_path: Path, background: Background
 
 
 def test_an_item_without_all_its_masks_is_not_published(tmp_path: Path, background: BackgroundWriter) -> None:
-    writer = Store(tmp_path).writer(ITEM, 0, background)
+    writer = Store(tmp_path).writer(ITEM, "0/0", background)
     writer.add(0, mask(0), failed=False)
     with pytest.raises(RuntimeError, match=r"no result for frames \[1, 2\]"):
         writer.publish()
@@ -83,8 +83,8 @@ def test_a_failure_to_write_is_heard_of_and_leaves_nothing_to_be_seen(
     tmp_path: Path, background: BackgroundWriter
 ) -> None:
     store = Store(tmp_path)
-    writer, other = (store.writer(item, 0, background) for item in (ITEM, OTHER))
-    (store.partial(0) / ITEM.key / "b.png").mkdir()  # stands in the way
+    writer, other = (store.writer(item, "0/0", background) for item in (ITEM, OTHER))
+    (store.partial("0/0") / ITEM.key / "b.png").mkdir()  # stands in the way
     writer.add(0, mask(0), failed=False)
     writer.add(1, mask(1), failed=False)
     with pytest.raises(OutputError, match=r"cannot write .*b\.png"):
@@ -98,7 +98,7 @@ def test_a_failure_to_write_is_heard_of_and_leaves_nothing_to_be_seen(
 
 def test_a_full_disk(small_disk: Path, background: BackgroundWriter) -> None:
     store = Store(small_disk)
-    writer = store.writer(ITEM, 0, background)
+    writer = store.writer(ITEM, "0/0", background)
     noise = np.random.default_rng(0).integers(0, 2, (3000, 4000)).astype(bool)  # 1.5 MB that do not compress
     with pytest.raises(OutputError, match="No space left"):
         finish(writer, noise)
