@@ -75,6 +75,7 @@ class GLUS:
         sam2_checkpoint: str | Path | None = None,
         sam2: Sam2Config | None = None,
         image_size: int | None = None,
+        bits: int | None = None,
     ) -> GLUS:
         """Load a checkpoint, strictly: every key fits or is dropped on purpose, or it is an error.
 
@@ -88,6 +89,7 @@ class GLUS:
             sam2_checkpoint: `sam2_hiera_*.pt`, to be joined to LISA-7B-v1.
             sam2: SAM-2 sizes for released and LISA directories, which do not store them; default hiera-L.
             image_size: side of the SAM-2 input, 256 and up in multiples of 64; default the checkpoint's.
+            bits: 8 or 4: the language model's weights in so many bits (needs bitsandbytes); for inference only.
 
         Raises:
             InputError: anything that cannot be loaded; the message names the file or key.
@@ -103,6 +105,7 @@ class GLUS:
             sam2_checkpoint=sam2_checkpoint,
             sam2=sam2,
             image_size=image_size,
+            bits=bits,
         )
         return cls(*pretrained.load_pretrained(source, options))
 

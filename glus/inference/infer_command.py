@@ -46,6 +46,9 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--vision-tower", help="folder of CLIP, for checkpoints without it; default: where they say")
     p.add_argument("--image_size", type=int, help="side of SAM-2's input; default: the checkpoint's")
     p.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on GPU, fp32 on CPU")
+    bits = p.add_mutually_exclusive_group()
+    bits.add_argument("--load_in_8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
+    bits.add_argument("--load_in_4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPU if there is one")
     p.add_argument(
         "--compat", help="corrected, or released: the original's defects too; default: the checkpoint's"
@@ -68,7 +71,8 @@ def inference_config(args: argparse.Namespace) -> InferenceConfig:
 def model_settings(args: argparse.Namespace, device: str | None) -> dict[str, Any]:
     """What `worker.load_glus` needs, from `add_model_arguments`; `device` None is torch's choice."""
     names = ("version", "vision_tower", "image_size", "precision", "compat")
-    return {**{name: getattr(args, name) for name in names}, "device": device}
+    bits = 8 if args.load_in_8bit else 4 if args.load_in_4bit else None
+    return {**{name: getattr(args, name) for name in names}, "bits": bits, "device": device}
 
 
 def parser() -> argparse.ArgumentParser:

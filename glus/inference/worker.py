@@ -46,6 +46,7 @@ def load_glus(settings: Mapping[str, Any]) -> GLUS:
         compat=settings["compat"],
         vision_tower=settings["vision_tower"],
         image_size=settings["image_size"],
+        bits=settings["bits"],
     )
 
 

@@ -24,6 +24,7 @@ from glus.modeling.checkpoints import State, from_released, load_state, read_fil
 from glus.modeling.fingerprint import Fingerprint
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import CLIP, LISA, SAM2
+from glus.modeling.quantise import check_bits, quantise, quantised
 from glus.text.tokenizer import GlusTokenizer
 
 FORMAT, FORMAT_VERSION = "glus", 1
@@ -47,6 +48,7 @@ class LoadOptions:
     sam2_checkpoint: str | Path | None = None
     sam2: Sam2Config | None = None
     image_size: int | None = None
+    bits: int | None = None
 
 
 def load_pretrained(
@@ -57,6 +59,7 @@ def load_pretrained(
     Raises:
         InputError: nothing loadable at `source`, or anything in it that does not fit.
     """
+    check_bits(options.bits)
     folder = resolve(source, ["config.json", *TOKENIZER_FILES])
     config_file = folder / "config.json"
     raw = expect(read_json(config_file, "checkpoint config"), dict, config_file, "file")
@@ -87,7 +90,12 @@ def load_pretrained(
     except (*unbuildable, StrictDataclassError) as error:
         raise InputError(f"{config_file}: no model can be built with these sizes ({error!r})") from None
     state = _state(folder, raw, config, options)
-    load_state(model, state, options.dtype, options.device, str(folder))
+    # Weights that are to be quantised are not to need room on the device first.
+    load_state(model, state, options.dtype, options.device if options.bits is None else "cpu", str(folder))
+    if options.bits is not None:
+        quantise(model.language, options.bits, options.device)
+        model.to(options.device).finish_loading()
+        fingerprint = None
     return model.eval(), tokenizer, fingerprint
 
 
@@ -264,7 +272,13 @@ def fresh_model(config: ModelConfig, tokenizer: GlusTokenizer, seed: int = 0) ->
 def save_pretrained(
     folder: Path, model: GLUSModel, tokenizer: GlusTokenizer, fingerprint: Fingerprint | None
 ) -> None:
-    """Write our own format, weights bit by bit; config.json, which makes the folder loadable, comes last."""
+    """Write our own format, weights bit by bit; config.json, which makes the folder loadable, comes last.
+
+    Raises:
+        InputError: the weights are quantised; what they were is gone.
+    """
+    if quantised(model.language):
+        raise InputError("a model loaded with bits=4 or 8 cannot be saved; load it without")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     write_safetensors(folder / WEIGHTS_FILE, model.state_dict())
