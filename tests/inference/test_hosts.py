@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -212,9 +213,17 @@ def finished(*processes: subprocess.Popen[str]) -> list[Ended]:
     return [Ended(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
+def apart() -> tuple[str, ...]:
+    """A prefix that gives a command a network and process numbers of its own; none where not permitted."""
+    prefix = ("unshare", "--net", "--pid", "--fork", "--kill-child")
+    allowed = shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
+    return prefix if allowed else ()
+
+
 def test_two_groups_of_two_workers_do_everything_once(dataset: DataSet, launch: Launch, tmp_path: Path) -> None:
     """The groups are those of two machines: each a parent with its workers, nothing shared but the folder."""
-    ends = finished(*(launch(variables=host(rank)) for rank in range(2)))
+    command = (*apart(), sys.executable, str(FAKE_RUN))
+    ends = finished(*(launch(variables=host(rank), command=command) for rank in range(2)))
     assert [ended.status for ended in ends] == [0, 0], ends
     save = tmp_path / "out"
     assert mask_bytes(save).keys() == dataset.mask_files

@@ -310,6 +310,7 @@ def test_disk_full_keeps_what_is_complete(dataset: DataSet, run: Run, tmp_path: 
     kept = mask_bytes(save)
     assert 0 < len(kept) < len(expected)
     assert kept.items() <= expected.items()
+    assert not list((save / ".glus").rglob("*.png"))  # nothing that was begun
     filler.unlink()
     assert run(save=save).status == 0
     assert mask_bytes(save) == expected
