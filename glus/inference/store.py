@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from glus.errors import InputError
 from glus.inference.items import Item
-from glus.inference.writing import BackgroundWriter
+from glus.inference.writing import WAITING, BackgroundWriter
 from glus.io import disk_errors, expect, read_json, write_json
 from glus.masks import mask_png
 
@@ -157,7 +157,9 @@ class ItemWriter:
         if mask.ndim != 2 or mask.shape != self._size:
             raise ValueError(f"{self._item.key}: mask of shape {mask.shape} after {self._size}")
         if frame in self._writing:
-            self._writing[frame].result()  # else the older one might come last
+            wait([self._writing[frame]])  # else the older one might come last
+        if len(self._writing) > 2 * WAITING:  # most are done; of a long video they would fill memory
+            self._writing = {f: future for f, future in self._writing.items() if not future.done()}
         path = self._folder / f"{self._item.record.frames[frame]}.png"
         kept = np.zeros_like(mask) if failed else mask
         self._writing[frame] = self._background.submit(functools.partial(_write, path, kept))
@@ -174,8 +176,8 @@ class ItemWriter:
         lacking = set(range(len(item.record.frames))) - self._failed.keys()
         if lacking or self._size is None:
             raise RuntimeError(f"{item.key}: the model gave no result for frames {sorted(lacking)[:5]}")
-        for future in self._writing.values():
-            future.result()
+        wait(self._writing.values())
+        self._background.check()
         facts = {
             "frames": len(item.record.frames),
             "failed": [name for i, name in enumerate(item.record.frames) if self._failed[i]],

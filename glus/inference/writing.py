@@ -30,17 +30,19 @@ class BackgroundWriter:
         Raises:
             whatever an earlier task raised.
         """
+        self.check()
         self._room.acquire()
-        if self._failure is not None:
-            self._room.release()
-            raise self._failure
         future = self._pool.submit(self._run, task)
         future.add_done_callback(self._done)
         return future
 
-    def _run(self, task: Callable[[], None]) -> None:
+    def check(self) -> None:
+        """Raise what a task raised, if one did."""
         if self._failure is not None:
             raise self._failure
+
+    def _run(self, task: Callable[[], None]) -> None:
+        self.check()
         try:
             task()
         except BaseException as error:

@@ -13,7 +13,7 @@ from glus.data.records import Record
 from glus.errors import OutputError
 from glus.inference.items import Item
 from glus.inference.store import ItemWriter, Store
-from glus.inference.writing import BackgroundWriter
+from glus.inference.writing import WAITING, BackgroundWriter
 from glus.masks import read_mask
 
 ITEM = Item(Record("mevis", "cats", "0", "the cat", ("a", "b", "c"), Path("frames")), key_frame=1)
@@ -66,6 +66,19 @@ def test_the_later_mask_of_a_frame_counts(tmp_path: Path, background: Background
     for frame, name in enumerate("abc"):
         last = max(n for n, other in enumerate(order) if other == frame)
         assert (read_mask(ITEM.mask_folder(tmp_path) / f"{name}.png") == mask(last)).all()
+
+
+def test_a_long_item_keeps_no_more_than_is_under_way(tmp_path: Path, background: BackgroundWriter) -> None:
+    item = Item(Record("mevis", "long", "0", "it", tuple(map(str, range(400))), Path("frames")))
+    writer = Store(tmp_path).writer(item, "0/0", background)
+    kept = []
+    for frame in range(400):
+        writer.add(frame, mask(frame), failed=False)
+        kept.append(len(writer._writing))
+    assert max(kept) <= 2 * WAITING + 1
+    writer.publish()
+    for frame in range(400):
+        assert (read_mask(item.mask_folder(tmp_path) / f"{frame}.png") == mask(frame)).all()
 
 
 def test_an_item_without_all_its_masks_is_not_published(tmp_path: Path, background: BackgroundWriter) -> None:
