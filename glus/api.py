@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from glus.config import Behaviour, InferenceConfig, ModelConfig, Sam2Config
 from glus.errors import InputError
-from glus.inference.engine import FrameResult, clip_features, segment_expression, stream
+from glus.inference.budget import MemoryBudget
+from glus.inference.engine import Query, segment_clip, stream
 from glus.inference.result import SegmentResult
 from glus.io import disk_errors
 from glus.modeling import fingerprint, pretrained
@@ -132,6 +133,7 @@ class GLUS:
         *,
         key_frames: Sequence[int] | None = None,
         config: InferenceConfig | None = None,
+        memory_budget: float | None = None,
         progress: bool = False,
     ) -> SegmentResult:
         """Segment a video by one or more sentences.
@@ -141,6 +143,8 @@ class GLUS:
             expressions: what to segment, one mask per sentence.
             key_frames: per expression, the frame to start from (forward, then backward); default the first.
             config: numbers of context and query frames, memory stride.
+            memory_budget: GiB to use beside the model, which sets how much is done at once; default by what is
+                free. The masks are the same.
             progress: show a progress bar.
 
         Raises:
@@ -160,25 +164,15 @@ class GLUS:
         failed = torch.zeros(len(texts), count, dtype=torch.bool)
         steps = sum(count + (key > 0) for key in keys)  # a key frame is decoded in both passes
         with tqdm(total=steps, unit="frame", disable=not progress) as bar:
-            for row, result in self._results(frames, texts, keys, config):
+            queries = [Query(text, int(key)) for text, key in zip(texts, keys, strict=True)]
+            for row, result in segment_clip(
+                self.model, self.tokenizer, frames, queries, config, budget=_budget(memory_budget)
+            ):
                 bar.update()
                 masks[row, result.frame] = torch.from_numpy(result.mask)
                 scores[row, result.frame] = result.score
                 failed[row, result.frame] = result.failed
         return SegmentResult(frames, texts, masks, scores, failed)
-
-    def _results(
-        self, frames: Any, texts: list[str], keys: list[int], config: InferenceConfig
-    ) -> Iterator[tuple[int, FrameResult]]:
-        """Results of all expressions: in lockstep when none has a key frame, else one after the other."""
-        if not any(keys):
-            for results in stream(self.model, self.tokenizer, frames, texts, config):
-                yield from enumerate(results)
-            return
-        clip = clip_features(self.model, frames, config)
-        for row, (text, key) in enumerate(zip(texts, keys, strict=True)):
-            for result in segment_expression(self.model, self.tokenizer, frames, text, config, key, clip):
-                yield row, result
 
     def stream(
         self, source: Any, expressions: str | Sequence[str], *, config: InferenceConfig | None = None
@@ -199,6 +193,10 @@ class GLUS:
                 torch.tensor([r.score for r in results]),
                 torch.tensor([r.failed for r in results]),
             )
+
+
+def _budget(gib: float | None) -> MemoryBudget | None:
+    return MemoryBudget.of_gib(gib) if gib is not None else None
 
 
 def _device(name: torch.device | str | None) -> torch.device:

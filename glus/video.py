@@ -6,6 +6,7 @@ import bisect
 import logging
 import os
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ _DECODED_IMAGES = 16  # frames an image folder keeps; a dialog window re-reads t
 
 
 class FrameSource(Protocol):
-    """A finite, randomly accessible video."""
+    """A finite, randomly accessible video; those of this module may be read by several threads."""
 
     @property
     def names(self) -> list[str]:
@@ -92,12 +93,17 @@ class ImageFrames:
             raise InputError(f"{self._paths[0].parent}: frame names are not unique or do not match the files")
         self._recent: OrderedDict[int, Frame] = OrderedDict()
         self._size: tuple[int, ...] | None = None
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Frame:
         index = range(len(self))[index]  # IndexError out of range, so that iteration ends
+        with self._lock:
+            return self._get(index)
+
+    def _get(self, index: int) -> Frame:
         if index not in self._recent:
             frame = read_image(self._paths[index])
             self._size = self._size or frame.shape
@@ -148,6 +154,7 @@ class VideoFileFrames:
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._stamps: list[int] = []
         self._keys: list[int] = []
+        self._lock = threading.Lock()
         self.fps = DEFAULT_FPS
         self._scan()
         self.names = [f"{i:05d}" for i in range(len(self))]
@@ -157,9 +164,10 @@ class VideoFileFrames:
 
     def __getitem__(self, index: int) -> Frame:
         index = range(len(self))[index]
-        if index not in self._frames:
-            self._decode_around(index)
-        return self._frames[index]
+        with self._lock:
+            if index not in self._frames:
+                self._decode_around(index)
+            return self._frames[index]
 
     def _scan(self) -> None:
         promised = frame_bytes = 0

@@ -13,7 +13,7 @@ from tiny_text import tiny_tokenizer
 
 from glus.api import GLUS
 from glus.config import Behaviour, InferenceConfig, LanguageConfig, ModelConfig, Sam2Config, VisionConfig
-from glus.inference.engine import StepTrace, segment_expression
+from glus.inference.reference import StepTrace, segment_expression
 from glus.modeling.checkpoints import to_released
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import CLIP
@@ -133,7 +133,7 @@ def traces(
     config: InferenceConfig | None = None,
     key_frame: int = 0,
 ) -> list[StepTrace]:
-    """Every step of the plain schedule."""
+    """Every step of the reference schedule."""
     seen: list[StepTrace] = []
     walk = segment_expression(
         glus.model,

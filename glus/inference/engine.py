@@ -1,15 +1,16 @@
-"""The plain schedule: one window at a time, frame by frame, as reference glus.md 7.4 describes a pass.
+"""The engine: frame by frame, all expressions of a video at once, no work twice (reference glus.md 10).
 
-`ExpressionPass.step` is one frame of one expression; `segment_expression` walks a clip by it, `stream` walks
-several expressions in lockstep. Image work (decoding, transforms, CLIP tokens, SAM-2 features) lives in
-`ClipFeatures` and is done once per frame for all who share the object. A faster schedule may replace this file;
-the primitives it composes are those of `glus.modeling.glus`.
+Per frame, once: decoding, both transforms, CLIP tokens, SAM-2 features. Windows of a chunk of frames are read
+together (`windows`), since no prompt depends on a mask; then masks are decoded frame by frame, all sequences at
+once (`sequences`). What is kept does not grow with the video: the context frames, the tokens of the last query
+frames, and each sequence's memory bank. Masks equal those of the `reference` schedule up to rounding.
+
+The host waits for the device twice per chunk of frames: for which windows were answered, and for the masks.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,178 +18,288 @@ import torch
 
 from glus.config import InferenceConfig
 from glus.data.transforms import clip_image, sam_image
-from glus.errors import InputError
-from glus.inference.selection import context_frames, passes
-from glus.modeling.glus import GLUSModel, Readout
-from glus.modeling.mask_decoder import FrameFeatures, MaskOutput, upsample_logits
-from glus.modeling.memory import MemoryEntry
-from glus.text.prompts import clean_expression, window_prompt
+from glus.inference.budget import MemoryBudget, Plan, Ration, plan
+from glus.inference.prefetch import ReadAhead
+from glus.inference.queries import Dialog, FrameResult, Query, open_dialog
+from glus.inference.selection import context_frames
+from glus.inference.sequences import Decoded, Walk, decode
+from glus.inference.windows import WindowReader
+from glus.modeling.glus import GLUSModel
+from glus.modeling.mask_decoder import FrameFeatures, upsample_logits
+from glus.modeling.memory import MemoryBank
 from glus.text.tokenizer import GlusTokenizer
-from glus.video import FrameSource
+from glus.video import Frame, FrameSource
+
+__all__ = ["FrameResult", "Query", "segment_clip", "segment_expression", "stream"]
 
 
 @dataclass(frozen=True)
-class FrameResult:
-    """The mask of one frame for one expression.
+class Prepared:
+    """A frame, decoded and transformed.
 
     Attributes:
-        frame: index in the clip.
-        pass_id: 0 forward, 1 backward; a later result of the same frame replaces an earlier one.
-        failed: the model did not answer [SEG]; the mask is then blank and nothing was remembered (D10).
-        mask: bool (height, width) in the frame's own size.
-        score: the decoder's predicted IoU, 0..1; 0 for a failed frame.
+        index: in the video.
+        size: height and width.
+        clip: (3, S, S) CLIP pixels.
+        sam: (3, S', S') SAM-2 pixels, on the device.
     """
 
-    frame: int
-    pass_id: int
-    failed: bool
-    mask: np.ndarray
-    score: float
+    index: int
+    size: tuple[int, int]
+    clip: torch.Tensor
+    sam: torch.Tensor
 
 
 @dataclass(frozen=True)
-class StepTrace:
-    """What happened inside one step, for tests and analysis; `output` and `memory` are None for a failed frame."""
+class _Pending:
+    """Results of a frame on their way to the host: masks (E, height, width) and scores of `walks`."""
 
-    frame: int
-    input_ids: list[int]
-    window_frames: list[int]
-    recalled: list[int]
-    readout: Readout
-    output: MaskOutput | None
-    memory: MemoryEntry | None
+    frame: Prepared
+    walks: Sequence[Walk]
+    masks: torch.Tensor
+    scores: torch.Tensor
 
 
-Observer = Callable[[StepTrace], None]
+class Engine:
+    """Segments one video.
 
-
-class ClipFeatures:
-    """Image features of one clip, shared by its expressions.
-
-    CLIP tokens of the context frames are kept; of the others only the latest `window`, so memory does not grow
-    with the clip. SAM-2 features are kept for one frame at a time.
+    Args:
+        dialogs: all that will be asked.
+        rounds: frames of the longest window.
+        size: height and width of the frames.
     """
-
-    def __init__(self, model: GLUSModel, frames: FrameSource, context: Sequence[int], window: int) -> None:
-        self.model = model
-        self.frames = frames
-        self.context = list(context)
-        self._tokens: OrderedDict[int, torch.Tensor] = OrderedDict()
-        self._limit = len(set(context)) + window
-        self._frame: tuple[int, np.ndarray] | None = None
-        self._features: tuple[int, FrameFeatures] | None = None
-
-    def image(self, index: int) -> np.ndarray:
-        """Frame `index`, uint8 (H, W, 3) RGB; the last one asked for is kept."""
-        if self._frame is None or self._frame[0] != index:
-            self._frame = (index, self.frames[index])
-        return self._frame[1]
-
-    def tokens(self, indices: Sequence[int]) -> torch.Tensor:
-        """(len(indices), tokens_per_image, H) LLM tokens of the frames."""
-        return torch.stack([self._token(index) for index in indices])
-
-    def _token(self, index: int) -> torch.Tensor:
-        if index not in self._tokens:
-            config = self.model.config
-            pixels = clip_image(self.image(index), config.vision.image_size, config.behaviour.clip_view)
-            self._tokens[index] = self.model.encode_clip(pixels[None])[0]
-            evictable = [i for i in self._tokens if i not in self.context]
-            for old in evictable[: max(0, len(self._tokens) - self._limit)]:
-                del self._tokens[old]
-        else:
-            self._tokens.move_to_end(index)
-        return self._tokens[index]
-
-    def features(self, index: int) -> FrameFeatures:
-        """SAM-2 image features of frame `index`."""
-        if self._features is None or self._features[0] != index:
-            pixels = sam_image(self.image(index), self.model.config.sam2.image_size, self.model.device)
-            self._features = (index, self.model.encode_frame(pixels[None]))
-        return self._features[1]
-
-
-class ExpressionPass:
-    """One pass of one expression: its dialog window, its memory bank, its position."""
 
     def __init__(
         self,
         model: GLUSModel,
-        tokenizer: GlusTokenizer,
-        clip: ClipFeatures,
-        expression: str,
         config: InferenceConfig,
-        pass_id: int = 0,
-        observer: Observer | None = None,
+        dialogs: Sequence[Dialog],
+        rounds: int,
+        size: tuple[int, int],
+        budget: MemoryBudget | None,
     ) -> None:
         self.model = model
-        self.tokenizer = tokenizer
-        self.clip = clip
         self.config = config
-        self.pass_id = pass_id
-        self.observer = observer
-        behaviour = model.config.behaviour
-        self.expression = clean_expression(expression) if behaviour.strip_period else expression
-        self.bank = model.new_bank(config.mem_stride) if config.use_memory else None
-        self.window: deque[int] = deque(maxlen=config.query_frames)
-        self.position = 0
-        self._ids: dict[int, list[int]] = {}
-        self.window_ids(min(config.query_frames, len(clip.frames)))  # too long an expression fails before any work
+        self.dialogs = dialogs
+        self.rounds = rounds
+        per_image = model.config.vision.tokens_per_image
+        longest = max(len(dialog.ids(rounds)) for dialog in dialogs) + per_image * (config.context_frames + rounds)
+        budget = budget or MemoryBudget.of_free_memory(model.device)
+        self.plan: Plan = plan(model, config, budget, len(dialogs), longest, size[0] * size[1])
+        self._frames = Ration("frame", self.plan.frames)
+        self._windows = Ration("window", self.plan.windows)
+        self._rows = Ration("expression", self.plan.rows)
+        self._tokens: dict[int, torch.Tensor] = {}
+        self._kept: dict[int, torch.Tensor] = {}
 
-    def window_ids(self, rounds: int) -> list[int]:
-        """Token ids of a window of `rounds` questions; failed rounds tokenize as successful ones (3.3)."""
-        if rounds not in self._ids:
-            behaviour = self.model.config.behaviour
-            prompt = window_prompt(
-                self.expression,
-                rounds,
-                len(self.clip.context),
-                question=self.config.question,
-                trailing_space=behaviour.answer_trailing_space,
-                lower=behaviour.lower_case,
-            )
-            ids = self.tokenizer.encode_with_images(prompt)
-            limit = self.model.config.language.max_positions
-            per_image = self.model.config.vision.tokens_per_image
-            length = len(ids) + (len(self.clip.context) + rounds) * (per_image - 1)
-            if length > limit:
-                raise InputError(
-                    f"the expression is too long: with {rounds} query frames its prompt takes {length} positions "
-                    f"of {limit}; shorten it or lower context_frames / query_frames"
-                )
-            self._ids[rounds] = ids
-        return self._ids[rounds]
+    def prepare(self, index: int, image: Frame) -> Prepared:
+        """Both transforms."""
+        config = self.model.config
+        return Prepared(
+            index,
+            (image.shape[0], image.shape[1]),
+            clip_image(image, config.vision.image_size, config.behaviour.clip_view),
+            sam_image(image, config.sam2.image_size, self.model.device),
+        )
+
+    def walks(self, queries: Sequence[Query], step: int) -> list[Walk]:
+        """The forward passes of all queries (`step` 1), or the backward passes of those that have one (-1)."""
+        return [
+            Walk(row, dialog, query.key_frame, step, self._bank())
+            for row, (query, dialog) in enumerate(zip(queries, self.dialogs, strict=True))
+            if step > 0 or query.key_frame > 0
+        ]
+
+    def _bank(self) -> MemoryBank | None:
+        return self.model.new_bank(self.config.mem_stride) if self.config.use_memory else None
 
     @torch.inference_mode()
-    def step(self, frame: int) -> FrameResult:
-        """Segment the next frame of the pass."""
-        self.window.append(frame)
-        ids = self.window_ids(len(self.window))
-        window = [*self.clip.context, *self.window]
-        readout = self.model.read_window([ids], self.clip.tokens(window))
-        output = memory = None
-        recalled: list[int] = []
-        height, width = self.clip.image(frame).shape[:2]
-        mask, score = np.zeros((height, width), dtype=bool), 0.0
-        if bool(self.model.accepts(readout)[0]):
-            features = self.clip.features(frame)
-            recalled = self.bank.recalled_positions(self.position) if self.bank is not None else []
-            output = self.model.segment_frame(features, readout.embedding, self.bank, self.position)
-            memory = self.model.remember(features, output, self.bank, self.position)
-            mask = (upsample_logits(output.low_res, height, width)[0] > 0).cpu().numpy()
-            score = float(output.iou[0])
-        if self.observer is not None:
-            self.observer(StepTrace(frame, ids, window, recalled, readout, output, memory))
-        self.position += 1
-        return FrameResult(frame, self.pass_id, output is None, mask, score)
+    def reader(self, context: torch.Tensor) -> WindowReader:
+        """For windows behind context frames (context frames, tokens_per_image, H)."""
+        return WindowReader(self.model, self.dialogs, self.rounds, context)
+
+    @torch.inference_mode()
+    def keep(self, frames: Sequence[Prepared]) -> None:
+        """Encode frames whose tokens stay: those of the context."""
+        self._kept = self._encode(frames)
+
+    def context(self, indices: Sequence[int]) -> torch.Tensor:
+        """(len(indices), tokens_per_image, H) of frames that were kept."""
+        shape = (0, self.model.config.vision.tokens_per_image, self.model.config.language.hidden_size)
+        if not indices:
+            return torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
+        return torch.stack([self._kept[index] for index in indices])
+
+    def sweep(
+        self, chunks: Iterator[list[Prepared]], walks: Sequence[Walk], reader: WindowReader, last: int | None
+    ) -> Iterator[tuple[int, FrameResult]]:
+        """Run passes of one direction over frames in its order.
+
+        Args:
+            last: frame that no other follows, which need not be remembered.
+
+        Yields:
+            Number of the query and result, frame by frame, in each the queries in order.
+        """
+        self._tokens = {}
+        for chunk in chunks:
+            yield from self._chunk(chunk, walks, reader, last)
+
+    def chunks(self, frames: Iterator[Prepared]) -> Iterator[list[Prepared]]:
+        """Cut frames into what is looked at ahead."""
+        chunk: list[Prepared] = []
+        for frame in frames:
+            chunk.append(frame)
+            if len(chunk) >= self.plan.frames:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    @torch.inference_mode()
+    def _chunk(
+        self, chunk: Sequence[Prepared], walks: Sequence[Walk], reader: WindowReader, last: int | None
+    ) -> list[tuple[int, FrameResult]]:
+        recent = list(self._tokens.items())[-(self.rounds - 1) :] if self.rounds > 1 else []
+        fresh = [frame for frame in chunk if frame.index not in self._kept]
+        encoded = {**self._kept, **self._encode(fresh)}
+        self._tokens = dict(recent) | {frame.index: encoded[frame.index] for frame in chunk}
+        asked = [(frame, walk) for frame in chunk for walk in walks if walk.position(frame.index) >= 0]
+        prompts, answered = self._read(asked, reader)
+        active: dict[int, list[tuple[Walk, torch.Tensor]]] = {}
+        silent: dict[int, list[Walk]] = {}
+        for (frame, walk), prompt, ok in zip(asked, prompts, answered, strict=True):
+            if ok:
+                active.setdefault(frame.index, []).append((walk, prompt))
+            else:
+                silent.setdefault(frame.index, []).append(walk)
+        features = self._features([frame for frame in chunk if frame.index in active])
+        pending = []
+        for frame in chunk:
+            if frame.index in active:
+                remember = self.config.use_memory and frame.index != last
+                pending.append(self._decode(frame, features.pop(frame.index), active[frame.index], remember))
+            for walk in silent.get(frame.index, []):
+                walk.remember(frame.index, None)
+        found = self._collect(pending)
+        return [(walk.row, found.get((frame.index, walk.row)) or _failed(frame, walk)) for frame, walk in asked]
+
+    def _encode(self, frames: Sequence[Prepared]) -> dict[int, torch.Tensor]:
+        """CLIP tokens of frames, each (tokens_per_image, H)."""
+
+        def encode(part: Sequence[Prepared]) -> torch.Tensor:
+            return self.model.encode_clip(torch.stack([frame.clip for frame in part]))
+
+        tokens = [one for part in self._frames.run(frames, encode) for one in part]
+        return {frame.index: one for frame, one in zip(frames, tokens, strict=True)}
+
+    def _read(
+        self, asked: Sequence[tuple[Prepared, Walk]], reader: WindowReader
+    ) -> tuple[list[torch.Tensor], list[bool]]:
+        """(1, out_dim) [SEG] embedding of each window, and whether the model answered it."""
+        if not asked:
+            return [], []
+        windows = [walk.window(frame.index, self.config.query_frames) for frame, walk in asked]
+        readouts = self._windows.run(windows, lambda part: reader.read(part, self._tokens))
+        answered: list[bool] = torch.cat([self.model.accepts(one) for one in readouts]).tolist()
+        return list(torch.cat([one.embedding for one in readouts]).split(1)), answered
+
+    def _features(self, frames: Sequence[Prepared]) -> dict[int, FrameFeatures]:
+        """SAM-2 features of frames."""
+
+        def encode(part: Sequence[Prepared]) -> list[FrameFeatures]:
+            return self.model.encode_frame(torch.stack([frame.sam for frame in part])).split()
+
+        features = [one for part in self._frames.run(frames, encode) for one in part]
+        return {frame.index: one for frame, one in zip(frames, features, strict=True)}
+
+    def _decode(
+        self,
+        frame: Prepared,
+        features: FrameFeatures,
+        active: Sequence[tuple[Walk, torch.Tensor]],
+        remember: bool,
+    ) -> _Pending:
+        """Memory read, decode, memory write of one frame for the sequences that answered."""
+
+        def run(part: Sequence[tuple[Walk, torch.Tensor]]) -> tuple[Decoded, torch.Tensor]:
+            prompts = torch.cat([prompt for _, prompt in part])
+            recalls = [walk.recall(frame.index) for walk, _ in part]
+            done = decode(self.model, features, prompts, recalls, remember)
+            return done, upsample_logits(done.output.low_res, *frame.size) > 0
+
+        parts = self._rows.run(active, run)
+        entries = [entry for done, _ in parts for entry in done.memories]
+        for (walk, _), entry in zip(active, entries, strict=False):  # no entries where nothing is remembered
+            walk.remember(frame.index, entry)
+        masks, scores = torch.cat([masks for _, masks in parts]), torch.cat([d.output.iou for d, _ in parts])
+        return _Pending(frame, [walk for walk, _ in active], _to_host(masks), _to_host(scores.float()))
+
+    def _collect(self, pending: Sequence[_Pending]) -> dict[tuple[int, int], FrameResult]:
+        """Wait for results; by frame and query."""
+        if self.model.device.type == "cuda":
+            torch.cuda.current_stream(self.model.device).synchronize()
+        return {
+            (one.frame.index, walk.row): FrameResult(one.frame.index, walk.pass_id, False, mask, score)
+            for one in pending
+            for walk, mask, score in zip(one.walks, one.masks.numpy(), one.scores.tolist(), strict=True)
+        }
 
 
-def clip_features(model: GLUSModel, frames: FrameSource, config: InferenceConfig) -> ClipFeatures:
-    """The shared image features of a clip, with its context frames chosen (7.2)."""
-    if len(frames) < 1:
-        raise InputError("the video has no frames")
-    context = context_frames(len(frames), config.context_frames, config.context_choice)
-    return ClipFeatures(model, frames, context, config.query_frames)
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """On its way to the host, without waiting for it."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _failed(frame: Prepared, walk: Walk) -> FrameResult:
+    return FrameResult(frame.index, walk.pass_id, True, np.zeros(frame.size, dtype=bool), 0.0)
+
+
+def segment_clip(
+    model: GLUSModel,
+    tokenizer: GlusTokenizer,
+    frames: FrameSource,
+    queries: Sequence[Query],
+    config: InferenceConfig,
+    *,
+    budget: MemoryBudget | None = None,
+) -> Iterator[tuple[int, FrameResult]]:
+    """Segment every frame of a clip by any number of queries.
+
+    Args:
+        budget: memory to use beside the model; default a share of what is free.
+
+    Yields:
+        Number of the query and a result. Those of one query come in the order of the reference schedule: forward
+        from its key frame, then, if that is not the first frame, backward, where the later result of a frame
+        counts (7.3).
+
+    Raises:
+        InputError: no frames, or a query that cannot be asked; before any work.
+    """
+    count = len(frames)
+    dialogs = [open_dialog(model.config, tokenizer, query, config, count) for query in queries]
+    if not queries:
+        return
+    context = context_frames(count, config.context_frames, config.context_choice)
+    images = {index: frames[index] for index in sorted({*context} or {0})}
+    size = next(iter(images.values())).shape
+    engine = Engine(model, config, dialogs, min(config.query_frames, count), (size[0], size[1]), budget)
+    engine.keep([engine.prepare(index, image) for index, image in images.items()])
+    reader = engine.reader(engine.context(context))
+    keys = [query.key_frame for query in queries]
+
+    def prepare(index: int) -> Prepared:
+        return engine.prepare(index, images[index] if index in images else frames[index])
+
+    for step, order in ((1, range(min(keys), count)), (-1, range(max(keys), -1, -1))):
+        walks = engine.walks(queries, step)
+        if walks:
+            with ReadAhead(prepare, count) as ahead:
+                chunks = engine.chunks(ahead[index] for index in order)
+                yield from engine.sweep(chunks, walks, reader, order[-1])
 
 
 def segment_expression(
@@ -198,23 +309,10 @@ def segment_expression(
     expression: str,
     config: InferenceConfig,
     key_frame: int = 0,
-    clip: ClipFeatures | None = None,
-    observer: Observer | None = None,
 ) -> Iterator[FrameResult]:
-    """Segment every frame of a clip: forward from the key frame, then, if it is not the first, backward.
-
-    Args:
-        key_frame: index in the clip; it is decoded in both passes and the backward result counts (7.3).
-        clip: features to share with other expressions of the clip.
-
-    Yields:
-        Results in processing order; each pass starts with an empty memory bank and dialog.
-    """
-    clip = clip or clip_features(model, frames, config)
-    for pass_id, order in enumerate(passes(len(frames), key_frame)):
-        walk = ExpressionPass(model, tokenizer, clip, expression, config, pass_id, observer)
-        for frame in order:
-            yield walk.step(frame)
+    """`segment_clip` for one query."""
+    for _, result in segment_clip(model, tokenizer, frames, [Query(expression, key_frame)], config):
+        yield result
 
 
 def stream(
@@ -229,7 +327,10 @@ def stream(
     Yields:
         One list per frame: the result of each expression, in the order given.
     """
-    clip = clip_features(model, frames, config)
-    walks = [ExpressionPass(model, tokenizer, clip, text, config) for text in expressions]
-    for frame in range(len(frames)):
-        yield [walk.step(frame) for walk in walks]
+    queries = [Query(text) for text in expressions]
+    results: list[FrameResult] = []
+    for _, result in segment_clip(model, tokenizer, frames, queries, config):
+        results.append(result)
+        if len(results) == len(queries):
+            yield results
+            results = []

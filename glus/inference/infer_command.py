@@ -58,6 +58,12 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
         "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
     )
     p.add_argument("--mem_stride", type=int, default=defaults.mem_stride, help="stride of remembered frames")
+    p.add_argument(
+        "--memory_budget",
+        type=float,
+        metavar="GIB",
+        help="memory to use beside the model; default: by what is free",
+    )
     p.add_argument("--not_use_mem_bank", action="store_true", help="decode every frame without memory")
 
 
@@ -89,6 +95,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--vis_save_path", default="generated", help="output folder")
     p.add_argument("--use_kf", action="store_true", help="start from key frames; needs --score_json")
     p.add_argument("--score_json", help="key frames: {<video>_<exp_id>: frame name}")
+    p.add_argument(
+        "--schedule",
+        choices=["engine", "reference"],
+        default="engine",
+        help="reference: the original's order of work, for comparison; the masks are the same",
+    )
     p.add_argument("--workers", type=int, help="processes; default: one per GPU, or one on CPU")
     p.add_argument("--min_frames", type=int, default=1, help="leave out shorter videos (the original: 4)")
     p.add_argument("--limit", type=int, help="only the first N items")
@@ -106,6 +118,8 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1")
     config = inference_config(args)
+    if args.memory_budget is not None and not args.memory_budget > 0:
+        raise InputError("--memory_budget must be above 0")
     items = load_items(args)
     host = launched(os.environ)
     device, environments = plan_workers(args.device, args.workers, host)
@@ -113,7 +127,12 @@ def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) ->
     settings = {**model_settings(args, device), "inference": asdict(config)}
     spec = RunSpec(
         save=Path(args.vis_save_path),
-        settings={**settings, "threads": int(environments[0]["OMP_NUM_THREADS"])},
+        settings={
+            **settings,
+            "threads": int(environments[0]["OMP_NUM_THREADS"]),
+            "memory_budget": args.memory_budget,
+            "schedule": args.schedule,
+        },
         fingerprint=fingerprint(args, settings, items),
         environments=environments,
         overwrite=args.overwrite,

@@ -13,23 +13,25 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from glus.config import InferenceConfig, from_dict
 from glus.errors import InputError, OutputError
 from glus.inference.items import Item, from_wire
-from glus.inference.prefetch import Prefetched
+from glus.inference.queries import Query
 from glus.inference.store import ItemWriter, Store
 from glus.inference.writing import BackgroundWriter
 from glus.video import FrameSource, ImageFrames
 
 if TYPE_CHECKING:
     from glus.api import GLUS
-    from glus.inference.engine import FrameResult
+    from glus.inference.queries import FrameResult
 
-# (frames, expression, key frame) -> results, forward pass first; the later result of a frame counts
-Segmenter = Callable[[FrameSource, str, int], "Iterator[FrameResult]"]
+# (frames, queries) -> number of the query and a result of it, or why it cannot be asked. Of one query, the later
+# result of a frame counts. An error that is raised is about the video.
+Segmenter = Callable[[FrameSource, Sequence[Query]], "Iterator[tuple[int, FrameResult | InputError]]"]
 Loader = Callable[[dict[str, Any]], Segmenter]
 
 REPORT_SECONDS = 0.2
@@ -54,12 +56,30 @@ def load_model(settings: dict[str, Any]) -> Segmenter:
     """The real segmenter."""
     import torch
 
-    from glus.inference.engine import segment_expression
+    from glus.inference import engine, reference
+    from glus.inference.budget import MemoryBudget
+    from glus.inference.queries import open_dialog
 
     torch.set_num_threads(settings["threads"])
     config = from_dict(InferenceConfig, settings["inference"], "job")
+    budget = MemoryBudget.of_gib(settings["memory_budget"]) if settings["memory_budget"] else None
     glus = load_glus(settings)
-    return lambda frames, text, key: segment_expression(glus.model, glus.tokenizer, frames, text, config, key)
+    plain = settings["schedule"] == "reference"
+    schedule = reference.segment_clip if plain else partial(engine.segment_clip, budget=budget)
+
+    def segment(frames: FrameSource, queries: Sequence[Query]) -> Iterator[tuple[int, FrameResult | InputError]]:
+        good: list[int] = []
+        for row, query in enumerate(queries):
+            try:
+                open_dialog(glus.config, glus.tokenizer, query, config, len(frames))
+                good.append(row)
+            except InputError as error:
+                yield row, error
+        chosen = [queries[row] for row in good]
+        for number, result in schedule(glus.model, glus.tokenizer, frames, chosen, config):
+            yield good[number], result
+
+    return segment
 
 
 class Reporter:
@@ -87,16 +107,42 @@ class Reporter:
         self._last = time.monotonic()
 
 
-def process(item: Item, frames: FrameSource, segment: Segmenter, writer: ItemWriter, report: Reporter) -> None:
-    """Segment one item and publish its masks."""
-    try:
-        for result in segment(frames, item.record.text, item.key_frame):
-            writer.add(result.frame, result.mask, result.failed)
-            report.step(result.failed)
-        writer.publish()
-    except InputError:
-        writer.discard()
-        raise
+class Group:
+    """The items of one video, on their way through the model together."""
+
+    def __init__(self, items: Sequence[Item], writer: Callable[[Item], ItemWriter], report: Reporter) -> None:
+        self._report = report
+        self._writers = {row: writer(item) for row, item in enumerate(items)}
+        self._left = {row: item.steps for row, item in enumerate(items)}
+        self._items = items
+
+    def run(self, results: Iterator[tuple[int, FrameResult | InputError]]) -> None:
+        """Write what comes; an item is published with its last result, and one that cannot be done passed over."""
+        try:
+            for row, result in results:
+                if isinstance(result, InputError):
+                    self._give_up(row, result)
+                else:
+                    self._add(row, result)
+        except OutputError:
+            raise
+        except InputError as error:  # of the video: it costs all items that are not complete
+            for row in list(self._writers):
+                self._give_up(row, error)
+
+    def _add(self, row: int, result: FrameResult) -> None:
+        self._writers[row].add(result.frame, result.mask, result.failed)
+        self._report.step(result.failed)
+        self._left[row] -= 1
+        if not self._left[row]:
+            self._writers.pop(row).publish()
+            self._report.flush()
+            self._report.send("done", key=self._items[row].key)
+
+    def _give_up(self, row: int, error: InputError) -> None:
+        self._writers.pop(row).discard()
+        self._report.flush()
+        self._report.send("error", key=self._items[row].key, message=str(error))
 
 
 def work(job: dict[str, Any], load: Loader, report: Reporter) -> int:
@@ -106,21 +152,11 @@ def work(job: dict[str, Any], load: Loader, report: Reporter) -> int:
         segment = load(job["settings"])
         report.send("ready")
         with BackgroundWriter() as background:
-            for group in from_wire(job["groups"]):
-                record = group[0].record
-                images = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
-                with Prefetched(images) as frames:
-                    for item in group:
-                        try:
-                            process(item, frames, segment, store.writer(item, job["worker"], background), report)
-                        except OutputError:
-                            raise
-                        except InputError as error:
-                            report.flush()
-                            report.send("error", key=item.key, message=str(error))
-                        else:
-                            report.flush()
-                            report.send("done", key=item.key)
+            for items in from_wire(job["groups"]):
+                record = items[0].record
+                frames = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
+                group = Group(items, lambda item: store.writer(item, job["worker"], background), report)
+                group.run(segment(frames, [Query(item.record.text, item.key_frame) for item in items]))
     except InputError as error:
         report.send("fatal", message=str(error))
         return 2

@@ -119,7 +119,10 @@ class GLUSModel(nn.Module):
         batch = self.assemble(rows, image_tokens)
         states = self.states(batch)
         last = torch.tensor(batch.layout.lengths, device=states.device) - 1
-        hidden = states[torch.arange(len(rows), device=states.device), last]
+        return self.readout(states[torch.arange(len(rows), device=states.device), last])
+
+    def readout(self, hidden: torch.Tensor) -> Readout:
+        """What the last states (B, H) of windows say."""
         logits = self.language.logits(hidden, self.config.behaviour.fp32_islands)
         return Readout(lowest_argmax(logits), self.seg_head(hidden), hidden, logits)
 
@@ -130,7 +133,7 @@ class GLUSModel(nn.Module):
         return readout.next_token == self.seg_id
 
     def encode_frame(self, pixels: torch.Tensor) -> FrameFeatures:
-        """(1, 3, S, S) SAM pixels -> image features of the frame."""
+        """(N, 3, S, S) SAM pixels -> image features of the frames."""
         return self.sam.encode_frame(pixels.to(self.device))
 
     def segment_frame(

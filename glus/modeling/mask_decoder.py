@@ -37,7 +37,7 @@ RELEASED_GAMMA = 1e-6
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """Image features of one frame, shared by all expressions.
+    """Image features of a frame, shared by all expressions; of N frames until they are `split`.
 
     Attributes:
         high_res: maps after `conv_s0` (1, C/8, 4h, 4w) and `conv_s1` (1, C/4, 2h, 2w).
@@ -48,6 +48,11 @@ class FrameFeatures:
     high_res: tuple[torch.Tensor, torch.Tensor]
     embed: torch.Tensor
     position: torch.Tensor
+
+    def split(self) -> list[FrameFeatures]:
+        """The features of each frame."""
+        parts = (part.split(1) for part in (*self.high_res, self.embed, self.position))
+        return [FrameFeatures((fine, middle), *rest) for fine, middle, *rest in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -187,10 +192,10 @@ class Sam2Path(nn.Module):
         return (p for name, p in self.named_parameters() if not name.startswith("sam_mask_decoder."))
 
     def encode_frame(self, pixels: torch.Tensor) -> FrameFeatures:
-        """Image features of one frame.
+        """Image features of a frame, or of N frames.
 
         Args:
-            pixels: (1, 3, S, S), normalised, S = `config.image_size`.
+            pixels: (N, 3, S, S), normalised, S = `config.image_size`.
         """
         size = self.config.image_size
         if tuple(pixels.shape[-2:]) != (size, size):

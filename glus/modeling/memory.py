@@ -6,6 +6,7 @@ pass (defect D14 of reference glus.md, section 9). Selection follows section 1.8
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,24 @@ class MemoryEntry:
     features: torch.Tensor
     position: torch.Tensor
     pointer: torch.Tensor | None = None
+
+    def split(self) -> list[MemoryEntry]:
+        """An entry per expression, for the banks of sequences that were decoded together."""
+        pointers = self.pointer.split(1) if self.pointer is not None else [None] * len(self.features)
+        return [
+            MemoryEntry(features, self.position[:1], pointer)
+            for features, pointer in zip(self.features.split(1), pointers, strict=True)
+        ]
+
+    @staticmethod
+    def join(entries: Sequence[MemoryEntry]) -> MemoryEntry:
+        """The inverse of `split`; the position code is the same for all."""
+        pointers = [entry.pointer for entry in entries if entry.pointer is not None]
+        return MemoryEntry(
+            torch.cat([entry.features for entry in entries]),
+            entries[0].position.expand(len(entries), -1, -1, -1),
+            torch.cat(pointers) if pointers else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,10 @@ class MemoryBank:
     def store(self, position: int, entry: MemoryEntry) -> None:
         """Keep the memory of frame `position` and drop those no later frame can read (D15)."""
         self._entries[position] = entry
+        self.forget(position)
+
+    def forget(self, position: int) -> None:
+        """Drop what no frame after `position` can read; for a frame that stores nothing."""
         oldest = (position - 1) // self.stride * self.stride - (self.slots - 2) * self.stride
         for past in list(self._entries):
             reachable = past == position or (past % self.stride == 0 and past >= oldest)

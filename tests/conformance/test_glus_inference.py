@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ import torch
 from glus_golden import golden_model
 
 from glus.config import Behaviour, InferenceConfig
-from glus.inference.engine import FrameResult, StepTrace, clip_features, segment_expression
-from glus.modeling.glus import GLUSModel
-from glus.text.tokenizer import GlusTokenizer
-from glus.video import open_frames
+from glus.inference import engine
+from glus.inference.queries import Dialog, FrameResult
+from glus.inference.reference import StepTrace, clip_features, segment_expression
+from glus.inference.selection import context_frames
+from glus.modeling.glus import GLUSModel, Readout
+from glus.modeling.mask_decoder import MaskOutput
+from glus.modeling.memory import MemoryBank, MemoryEntry
+from glus.text.tokenizer import IMAGE_INDEX, GlusTokenizer
+from glus.video import FrameSource, open_frames
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[3] / "shared" / "conformance"
 ROOT = Path(os.environ.get("GLUS_CONFORMANCE", DEFAULT_ROOT)) / "glus"
+SCHEDULES = ("reference", "engine")
 CASES = sorted(p.stem.removeprefix("inference_") for p in ROOT.glob("inference_*.json"))
 
 
@@ -32,6 +39,7 @@ class Run:
     results: list[FrameResult]
     traces: list[StepTrace]
     model: GLUSModel
+    work: dict[str, int]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,7 @@ def tokenizer(golden: Callable[[str], Path]) -> GlusTokenizer:
     return GlusTokenizer((root / "tokenizer.model").read_bytes(), added)
 
 
-def run_case(root: Path, name: str, tokenizer: GlusTokenizer) -> Run:
+def run_case(root: Path, name: str, tokenizer: GlusTokenizer, schedule: str = "reference") -> Run:
     case = json.loads((root / f"inference_{name}.json").read_text())
     with np.load(root / f"inference_{name}.npz") as data:
         golden = {k: data[k] for k in data}
@@ -55,18 +63,87 @@ def run_case(root: Path, name: str, tokenizer: GlusTokenizer) -> Run:
         mem_stride=case["mem_stride"],
         use_memory=not case["nobank"],
     )
+    work = counted(model)
+    args = (model, tokenizer, frames, case["expression"], config, case["key"] or 0)
+    if schedule == "engine":
+        return Run(case, golden, *engine_traces(*args), model, work)
     traces: list[StepTrace] = []
-    results = list(
-        segment_expression(
-            model, tokenizer, frames, case["expression"], config, case["key"] or 0, observer=traces.append
+    results = list(segment_expression(*args, observer=traces.append))
+    return Run(case, golden, results, traces, model, work)
+
+
+def counted(model: GLUSModel) -> dict[str, int]:
+    """Work from now on, by the goldens' names."""
+    sam = model.sam
+    parts: dict[str, tuple[torch.nn.Module, Callable[[tuple[Any, ...]], int]]] = {
+        "clip_images": (model.vision, lambda args: len(args[0])),
+        "sam_image_encoder_images": (sam.image_encoder, lambda args: len(args[0])),
+        "llm_tokens": (model.language.decoder.layers[0], lambda args: math.prod(args[0].shape[:2])),
+        "mask_decoder_calls": (sam.sam_mask_decoder.transformer, lambda _: 1),
+        "memory_attention_calls": (sam.memory_attention, lambda _: 1),
+        "memory_encoder_calls": (sam.memory_encoder, lambda _: 1),
+    }
+    work = dict.fromkeys(parts, 0)
+
+    def count(name: str, measure: Callable[[tuple[Any, ...]], int]) -> Callable[..., None]:
+        def hook(_: Any, args: tuple[Any, ...]) -> None:
+            work[name] += measure(args)
+
+        return hook
+
+    for name, (part, measure) in parts.items():
+        part.register_forward_pre_hook(count(name, measure))
+    return work
+
+
+def engine_traces(
+    model: GLUSModel, tokenizer: GlusTokenizer, frames: FrameSource, text: str, config: InferenceConfig, key: int
+) -> tuple[list[FrameResult], list[StepTrace]]:
+    """What the engine computes on the way, put together as the steps it stands for."""
+    readouts: list[Readout] = []
+    outputs: list[MaskOutput] = []
+    memories: list[MemoryEntry] = []
+    recalls: list[list[int]] = []
+    readout, decode, store, recall = model.readout, model.sam.decode, MemoryBank.store, MemoryBank.recall
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "readout", lambda hidden: readouts.append(readout(hidden)) or readouts[-1])
+        patch.setattr(model.sam, "decode", lambda *args: outputs.append(decode(*args)) or outputs[-1])
+        patch.setattr(MemoryBank, "store", lambda *args: memories.append(args[2]) or store(*args))
+        patch.setattr(
+            MemoryBank,
+            "recall",
+            lambda *args: recalls.append(args[0].recalled_positions(args[1])) or recall(*args),
         )
-    )
-    return Run(case, golden, results, traces, model)
+        results = list(engine.segment_expression(model, tokenizer, frames, text, config, key))
+    rows = [
+        Readout(*(part[i : i + 1] for part in astuple(one))) for one in readouts for i in range(len(one.hidden))
+    ]
+    context = context_frames(len(frames), config.context_frames)
+    dialog = Dialog(model.config, tokenizer, text, config)
+    last = {0: len(frames) - 1, 1: 0}  # nobody reads these memories, and the engine does not make them
+    traces = []
+    for result, row in zip(results, rows, strict=True):
+        step, start = (1, key) if result.pass_id == 0 else (-1, key)
+        shown = list(range(start, result.frame + step, step))[-config.query_frames :]
+        output = memory = None
+        recalled: list[int] = []
+        if not result.failed:
+            output = outputs.pop(0)
+            recalled = recalls.pop(0) if config.use_memory else []
+            if config.use_memory and result.frame != last[result.pass_id]:
+                memory = memories.pop(0)
+        ids = dialog.ids(len(shown))
+        traces.append(StepTrace(result.frame, ids, [*context, *shown], recalled, row, output, memory))
+    assert [len(outputs), len(memories), len(recalls)] == [0, 0, 0]
+    return results, traces
 
 
-@pytest.fixture(scope="module", params=CASES or ["absent"])
+@pytest.fixture(
+    scope="module", params=[(case, how) for case in CASES or ["absent"] for how in SCHEDULES], ids="-".join
+)
 def run(request: pytest.FixtureRequest, golden: Callable[[str], Path], tokenizer: GlusTokenizer) -> Run:
-    return run_case(golden("glus"), request.param, tokenizer)
+    case, schedule = request.param
+    return run_case(golden("glus"), case, tokenizer, schedule)
 
 
 def decoded(run: Run) -> list[tuple[int, StepTrace]]:
@@ -135,7 +212,9 @@ def test_memory(run: Run) -> None:
         assert all(t.memory is None for t in run.traces)
         return
     for i, trace in decoded(run):
-        assert trace.memory is not None
+        if trace.memory is None:
+            assert run.work["memory_encoder_calls"] < run.case["counts"]["memory_encoder_calls"]
+            continue
         golden = run.golden["memory_feature_sub"][i]
         features = trace.memory.features[0]
         step = features.shape[-1] // golden.shape[-1]
@@ -155,19 +234,25 @@ def test_masks(run: Run) -> None:
             assert not result.mask.any()
 
 
-def test_work_is_never_more_than_the_originals(golden: Callable[[str], Path], tokenizer: GlusTokenizer) -> None:
-    """CLIP sees each frame once a pass where the original encodes every window anew."""
-    root = golden("glus")
-    case = json.loads((root / "inference_base.json").read_text())
-    with np.load(root / "clips.npz") as clips:
-        frames = open_frames(clips[case["clip"]])
-    model = golden_model(root)
-    seen: list[int] = []
-    model.vision.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    config = InferenceConfig(case["ctx"], case["q"], case["mem_stride"])
-    clip = clip_features(model, frames, config)
-    list(segment_expression(model, tokenizer, frames, case["expression"], config, clip=clip))
-    assert sum(seen) == len(frames) < case["counts"]["clip_images"]
+def test_work(run: Run, request: pytest.FixtureRequest) -> None:
+    """The reference schedule does the original's work, the engine each thing once."""
+    counts = {name: run.case["counts"][name] for name in run.work}
+    if "reference" in request.node.callspec.id:
+        assert run.work == counts
+        return
+    key, context = run.case["key"], run.case["passes"][0]["context"]
+    # The key frame is met in both passes, and only the context frames are remembered that long.
+    assert run.work["clip_images"] == len({r.frame for r in run.results}) + (
+        key is not None and key not in context
+    )
+    for name in ("sam_image_encoder_images", "mask_decoder_calls", "memory_attention_calls"):
+        assert run.work[name] == counts[name]
+    assert run.work["memory_encoder_calls"] == sum(trace.memory is not None for trace in run.traces)
+    ids, images = run.traces[0].input_ids, len(context)
+    cut = [i for i, token in enumerate(ids) if token == IMAGE_INDEX][images]
+    shared = cut + images * (run.model.config.vision.tokens_per_image - 1)
+    least = shared + counts["llm_tokens"] - len(run.results) * shared
+    assert run.work["llm_tokens"] <= least
 
 
 @torch.inference_mode()

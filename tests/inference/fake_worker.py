@@ -6,18 +6,20 @@ saying "unseen" fails on every third frame.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from glus.errors import InputError
 from glus.inference import worker
+from glus.inference.queries import Query
 from glus.inference.selection import passes
 from glus.video import FrameSource
 
@@ -30,7 +32,14 @@ class Result(NamedTuple):
     score: float
 
 
-def segment(frames: FrameSource, text: str, key_frame: int) -> Iterator[Result]:
+def segment(frames: FrameSource, queries: Sequence[Query]) -> Iterator[tuple[int, Result]]:
+    """Frame by frame, all expressions of each, as the engine does."""
+    walks = [walk(frames, query.expression, query.key_frame) for query in queries]
+    for results in itertools.zip_longest(*walks):
+        yield from ((row, result) for row, result in enumerate(results) if result is not None)
+
+
+def walk(frames: FrameSource, text: str, key_frame: int) -> Iterator[Result]:
     pause = float(os.environ.get("GLUS_FAKE_SECONDS", "0"))
     level = zlib.crc32(text.encode()) % 200
     for pass_id, order in enumerate(passes(len(frames), key_frame)):

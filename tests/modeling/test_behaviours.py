@@ -18,7 +18,8 @@ from glus.api import GLUS
 from glus.config import Behaviour, InferenceConfig
 from glus.data.transforms import clip_image
 from glus.errors import InputError
-from glus.inference.engine import ExpressionPass, StepTrace, clip_features
+from glus.inference.queries import Dialog
+from glus.inference.reference import StepTrace, clip_features
 from glus.modeling.checkpoints import load_state
 from glus.modeling.mask_decoder import ABSENT_LOGIT, STABILITY_THRESHOLD, MaskOutput
 from glus.text.prompts import QUESTIONS, window_prompt
@@ -108,29 +109,27 @@ def test_strip_around_added_tokens(base: list[StepTrace]) -> None:
     assert all(len(a.input_ids) < len(b.input_ids) for a, b in zip(base, other, strict=True))
 
 
-def walk(expression: str, **switch: Any) -> ExpressionPass:
+def dialog(expression: str, **switch: Any) -> Dialog:
     glus = tiny_glus(**switch)
-    config = InferenceConfig()
-    clip = clip_features(glus.model, open_frames(CLIP), config)
-    return ExpressionPass(glus.model, glus.tokenizer, clip, expression, config)
+    return Dialog(glus.config, glus.tokenizer, expression, InferenceConfig())
 
 
 def test_lower_case() -> None:
     """C2: inside the question only; the rest of the prompt keeps its case."""
     ids = tiny_tokenizer().encode_with_images
-    assert walk("The DOG").window_ids(1) == ids(window_prompt("the dog", 1))
-    assert walk("The DOG", lower_case=False).window_ids(1) == ids(window_prompt("The DOG", 1, lower=False))
-    assert walk("the dog", lower_case=False).window_ids(1) == walk("The DOG").window_ids(1)
+    assert dialog("The DOG").ids(1) == ids(window_prompt("the dog", 1))
+    assert dialog("The DOG", lower_case=False).ids(1) == ids(window_prompt("The DOG", 1, lower=False))
+    assert dialog("the dog", lower_case=False).ids(1) == dialog("The DOG").ids(1)
     assert "The DOG" in window_prompt("The DOG", 1, lower=False)
     assert "ASSISTANT" in window_prompt("The DOG", 1)
 
 
 def test_strip_period() -> None:
     """C2: exactly one, at the very end only; the demo notebook keeps it."""
-    assert walk("a dog.").expression == "a dog"
-    assert walk("a dog..").expression == "a dog."
-    assert walk("a. dog. ").expression == "a. dog. "
-    assert walk("a dog.", strip_period=False).expression == "a dog."
+    assert dialog("a dog.").expression == "a dog"
+    assert dialog("a dog..").expression == "a dog."
+    assert dialog("a. dog. ").expression == "a. dog. "
+    assert dialog("a dog.", strip_period=False).expression == "a dog."
 
 
 def test_answer_trailing_space(base: list[StepTrace]) -> None:

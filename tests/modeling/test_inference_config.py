@@ -10,7 +10,7 @@ from tiny import EXPRESSIONS, tiny_clip, tiny_glus, tiny_tokenizer, traces
 
 from glus.config import InferenceConfig
 from glus.errors import InputError
-from glus.inference.engine import StepTrace
+from glus.inference.reference import StepTrace
 from glus.inference.selection import context_frames as choose
 from glus.text.prompts import clean_expression, window_prompt
 from glus.text.tokenizer import IMAGE_INDEX

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_clip, tiny_config, tiny_glus, traces
 
 from glus.config import Behaviour, InferenceConfig
-from glus.inference.engine import clip_features
+from glus.inference.reference import clip_features
 from glus.modeling.glus import lowest_argmax
 from glus.video import open_frames
 
