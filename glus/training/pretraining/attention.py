@@ -26,6 +26,7 @@ class Reading:
 
     Attributes:
         answers: (R, H) states that predict each [SEG].
+        paths: (B, N, H) states of the last frame's image tokens behind layer `TRACK`.
         facts: (B, N, H) states of the last frame's image tokens, where they enter layer `NOUN`.
         track: (B, heads, N, P) how strongly these tokens attend to the beginning in layer `TRACK`, -inf where they
             cannot; before the softmax.
@@ -35,6 +36,7 @@ class Reading:
     """
 
     answers: torch.Tensor
+    paths: torch.Tensor
     facts: torch.Tensor
     track: torch.Tensor
     noun: torch.Tensor
@@ -69,7 +71,7 @@ def read(model: GLUSModel, rows: Sequence[Sequence[Sequence[int]]], images: torc
     tails = model.language.embedding(ids).to(prefix.dtype)
     layers = model.language.decoder.layers
     asking = {str(number): layers[number].get_submodule("self_attn.q_proj") for number in (TRACK, NOUN, LOOK)}
-    with _Watch(asking, {"facts": layers[NOUN]}) as seen:
+    with _Watch(asking, {"paths": layers[TRACK + 1], "facts": layers[NOUN]}) as seen:
         _, shared = model.language.begin(prefix)
         after = model.language.read(tails, shared, owner)
     keys = shared.keys
@@ -87,6 +89,7 @@ def read(model: GLUSModel, rows: Sequence[Sequence[Sequence[int]]], images: torc
     starts = [i + (cells - 1) * n for n, i in enumerate(i for i, t in enumerate(first[:cut]) if t == IMAGE_INDEX)]
     return Reading(
         answers=after[row, last],
+        paths=seen["paths"][0][:, -cells:],
         facts=seen["facts"][0][:, -cells:],
         track=track.masked_fill(later, -torch.inf),
         noun=answer[NOUN][:, :, 0],

@@ -5,6 +5,7 @@ The picture is divided into cells, one per image token of the language model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -87,9 +88,22 @@ def outlines(video: SyntheticVideo, frame: int, side: int) -> NDArray[np.float32
     return share.reshape(side, OUTLINE, side, OUTLINE).transpose(0, 2, 1, 3).reshape(side * side, -1)
 
 
+def paths(video: SyntheticVideo, frames: Sequence[int]) -> NDArray[np.float32]:
+    """(O, F, 4) where each object is in some frames: 1 if it is to be seen, its centre x and y in 0..1 of the
+    picture, and its size (root of its share of the picture); 0 where it is not."""
+    height, width = video.masks.shape[2:]
+    out = np.zeros((len(video.masks), len(frames), 4), np.float32)
+    for number, frame in itertools.product(range(len(video.masks)), range(len(frames))):
+        rows, columns = np.nonzero(video.masks[number, frames[frame]])
+        if len(rows):
+            centre = ((columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height)
+            out[number, frame] = (1, *centre, np.sqrt(len(rows) / (height * width)))
+    return out
+
+
 def per_cell(table: NDArray, owner: NDArray[np.int64], missing: float) -> NDArray:
-    """Rows of an object table (O, K) for each cell (N,), `missing` where it shows none."""
-    out = np.full((len(owner), table.shape[1]), missing, table.dtype)
+    """Rows of an object table (O, ...) for each cell (N,), `missing` where it shows none."""
+    out = np.full((len(owner), *table.shape[1:]), missing, table.dtype)
     out[owner >= 0] = table[owner[owner >= 0]]
     return out
 

@@ -29,6 +29,7 @@ from glus.training.pretraining.facts import (
     looks,
     no_hint,
     outlines,
+    paths,
     per_cell,
     shown,
 )
@@ -101,6 +102,7 @@ class LanguageSample:
         looks: (C + 1, N, 4) what each cell shows, `UNKNOWN` where nothing.
         owners: (C + 1, N) number of the object each cell shows, -1 for none.
         claims: (N, claims) verdicts on what each cell of the query frame shows.
+        paths: (N, C + 1, 4) where that is in each frame (`facts.paths`).
         rows: K conversations of one round, cut before [SEG]; alike up to their last image.
         hints: (K, D) the objects meant, in the query frame.
         nouns: (K, 2, N) share of each cell of the query frame taken by the objects that the noun fits, claim or
@@ -112,6 +114,7 @@ class LanguageSample:
     looks: torch.Tensor
     owners: torch.Tensor
     claims: torch.Tensor
+    paths: torch.Tensor
     rows: tuple[tuple[int, ...], ...]
     hints: torch.Tensor
     nouns: torch.Tensor
@@ -209,6 +212,7 @@ class PretrainingSet:
             torch.from_numpy(np.stack([per_cell(look, owner, UNKNOWN) for owner in owners])),
             torch.from_numpy(np.stack(owners)),
             torch.from_numpy(per_cell(claims(video), owners[-1], 0)),
+            torch.from_numpy(per_cell(paths(video, frames), owners[-1], 0)),
             tuple(tuple(ids[: ids.index(self.tokenizer.seg_id)]) for ids in rows),
             torch.from_numpy(np.stack(hints)),
             torch.from_numpy(np.array(nouns, np.float32)),

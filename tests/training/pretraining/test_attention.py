@@ -46,6 +46,7 @@ def test_scores_are_those_of_the_language_model() -> None:
     assert torch.allclose(reading.track[1].softmax(-1), own, atol=1e-5)
     assert torch.allclose(reading.answers[number], plain.last_hidden_state[0, -1], atol=1e-4)
     assert torch.allclose(reading.facts[1], plain.hidden_states[NOUN - 1][0, length - cells : length], atol=1e-4)
+    assert torch.allclose(reading.paths[1], plain.hidden_states[TRACK][0, length - cells : length], atol=1e-4)
     before = row[: row.index(IMAGE_INDEX)]
     assert reading.frames[0] == len(before)
     assert torch.equal(whole[0, reading.frames[-1] : reading.frames[-1] + cells], images[-1])

@@ -69,3 +69,21 @@ def test_a_hint_says_where_whether_and_what(video: SyntheticVideo) -> None:
     empty = facts.hint(np.zeros_like(video.masks[0, 0]), SIDE, None)
     assert not empty.any()
     assert facts.no_hint(SIDE).sum() == facts.no_hint(SIDE)[SIDE * SIDE + 1] == 1
+
+
+def test_paths_are_where_the_masks_are(video: SyntheticVideo) -> None:
+    frames = [0, 5, 11]
+    path = facts.paths(video, frames)
+    height, width = video.masks.shape[2:]
+    for number, masks in enumerate(video.masks[:, frames]):
+        for mask, (seen, x, y, size) in zip(masks, path[number], strict=True):
+            assert bool(seen) == bool(mask.any())
+            if not seen:
+                assert (x, y, size) == (0, 0, 0)
+                continue
+            rows, columns = np.nonzero(mask)
+            assert columns.min() <= x * width <= columns.max() + 1
+            assert rows.min() <= y * height <= rows.max() + 1
+            assert size**2 * height * width == pytest.approx(mask.sum(), rel=1e-4)
+            mirrored = np.nonzero(mask[:, ::-1])[1]
+            assert mirrored.mean() + 0.5 == pytest.approx(width * (1 - x), abs=1e-3)

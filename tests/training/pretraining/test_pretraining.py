@@ -61,6 +61,8 @@ def test_a_sample_of_each_side_fits_together() -> None:
     assert language.looks.shape == (5, 4, 4)
     assert torch.equal(language.owners < 0, language.looks[..., 0] == UNKNOWN)
     assert language.claims.shape[0] == language.looks.shape[1]
+    assert language.paths.shape == (4, 5, 4)
+    assert torch.equal(language.paths[:, -1, 0] > 0, language.owners[-1] >= 0)
     assert len(language.rows) == len(language.hints) == len(language.nouns) == 3
     assert all(row.count(IMAGE_INDEX) == 5 for row in language.rows)
     assert tiny_tokenizer().seg_id not in {token for row in language.rows for token in row}
@@ -143,7 +145,7 @@ def test_losses_fall(side: Side) -> None:
         seen.append({name: float(value) for name, value in output.scalars.items()})
     falling = {
         "sight": ["place"],
-        "language": ["claims", "point", "spoken", "answer", "look", "noun", "other", "track"],
+        "language": ["claims", "path", "point", "spoken", "answer", "look", "noun", "other", "track"],
         "masks": ["bce"],
     }
     for name in falling[side]:
