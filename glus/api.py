@@ -16,6 +16,7 @@ from glus.errors import InputError
 from glus.inference.budget import MemoryBudget
 from glus.inference.engine import Query, segment_clip, stream
 from glus.inference.result import SegmentResult
+from glus.inference.streams import ContextPolicy
 from glus.io import disk_errors
 from glus.modeling import fingerprint, pretrained
 from glus.modeling.glus import GLUSModel
@@ -175,20 +176,42 @@ class GLUS:
         return SegmentResult(frames, texts, masks, scores, failed)
 
     def stream(
-        self, source: Any, expressions: str | Sequence[str], *, config: InferenceConfig | None = None
+        self,
+        source: Any,
+        expressions: str | Sequence[str],
+        *,
+        config: InferenceConfig | None = None,
+        context: ContextPolicy | Sequence[Any] = "reservoir",
+        lookahead: int = 1,
+        memory_budget: float | None = None,
     ) -> Iterator[StreamStep]:
         """Segment frame by frame; what is kept does not grow with the length of the video.
 
-        Args are those of `segment`. The context frames are read first, so the source must allow random access.
+        Args:
+            source: as for `segment`, or an iterator of frames, uint8 (H, W, 3) RGB, that may never end. Of a video
+                the context frames are read first, and the masks are those of `segment`; an iterator is read once.
+            context: of an iterator, where the context frames come from: a running sample of what was seen
+                (`reservoir`), the `first` frames, or the frames given here (see `glus.inference.streams`).
+            lookahead: of an iterator, how many frames are read before the first of them is answered.
+            config, memory_budget: as for `segment`.
         """
         texts = _checked(expressions)
-        frames = open_frames(source)
-        for index, results in enumerate(
-            stream(self.model, self.tokenizer, frames, texts, config or InferenceConfig())
-        ):
+        live = isinstance(source, Iterator)
+        frames = source if live else open_frames(source)
+        steps = stream(
+            self.model,
+            self.tokenizer,
+            frames,
+            texts,
+            config or InferenceConfig(),
+            context=context,
+            lookahead=lookahead,
+            budget=_budget(memory_budget),
+        )
+        for index, results in enumerate(steps):
             yield StreamStep(
                 index,
-                frames.names[index],
+                f"{index:05d}" if live else frames.names[index],
                 torch.from_numpy(np.stack([r.mask for r in results])),
                 torch.tensor([r.score for r in results]),
                 torch.tensor([r.failed for r in results]),

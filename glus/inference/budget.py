@@ -39,7 +39,7 @@ class MemoryBudget:
     def of_gib(gib: float) -> MemoryBudget:
         """Raises an `InputError` unless positive."""
         if not gib > 0:
-            raise InputError(f"the memory budget must be above 0 GiB, found {gib}")
+            raise InputError(f"memory_budget must be above 0 GiB, found {gib}")
         return MemoryBudget(int(gib * GIB))
 
     @staticmethod

@@ -10,21 +10,26 @@ The host waits for the device twice per chunk of frames: for which windows were 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
 from glus.config import InferenceConfig
 from glus.data.transforms import clip_image, sam_image
+from glus.errors import InputError
 from glus.inference.budget import MemoryBudget, Plan, Ration, plan
 from glus.inference.prefetch import ReadAhead
 from glus.inference.queries import Dialog, FrameResult, Query, open_dialog
 from glus.inference.selection import context_frames
 from glus.inference.sequences import Decoded, Walk, decode
+from glus.inference.streams import ContextPolicy, RunningContext, checked, given
 from glus.inference.windows import WindowReader
-from glus.modeling.glus import GLUSModel
+from glus.modeling.glus import GLUSModel, Readout
 from glus.modeling.mask_decoder import FrameFeatures, upsample_logits
 from glus.modeling.memory import MemoryBank
 from glus.text.tokenizer import GlusTokenizer
@@ -48,6 +53,10 @@ class Prepared:
     size: tuple[int, int]
     clip: torch.Tensor
     sam: torch.Tensor
+
+
+ReaderOf = Callable[[torch.Tensor], WindowReader]
+"""The reader for windows about a frame, from the frame's tokens."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +140,12 @@ class Engine:
         return torch.stack([self._kept[index] for index in indices])
 
     def sweep(
-        self, chunks: Iterator[list[Prepared]], walks: Sequence[Walk], reader: WindowReader, last: int | None
+        self, chunks: Iterator[list[Prepared]], walks: Sequence[Walk], reader: ReaderOf, last: int | None
     ) -> Iterator[tuple[int, FrameResult]]:
         """Run passes of one direction over frames in its order.
 
         Args:
+            reader: asked for each frame in order.
             last: frame that no other follows, which need not be remembered.
 
         Yields:
@@ -145,12 +155,13 @@ class Engine:
         for chunk in chunks:
             yield from self._chunk(chunk, walks, reader, last)
 
-    def chunks(self, frames: Iterator[Prepared]) -> Iterator[list[Prepared]]:
-        """Cut frames into what is looked at ahead."""
+    def chunks(self, frames: Iterator[Prepared], size: int | None = None) -> Iterator[list[Prepared]]:
+        """Cut frames into what is looked at ahead; `size` at most, by default what the budget allows."""
+        size = min(size or self.plan.frames, self.plan.frames)
         chunk: list[Prepared] = []
         for frame in frames:
             chunk.append(frame)
-            if len(chunk) >= self.plan.frames:
+            if len(chunk) >= size:
                 yield chunk
                 chunk = []
         if chunk:
@@ -158,14 +169,15 @@ class Engine:
 
     @torch.inference_mode()
     def _chunk(
-        self, chunk: Sequence[Prepared], walks: Sequence[Walk], reader: WindowReader, last: int | None
+        self, chunk: Sequence[Prepared], walks: Sequence[Walk], reader: ReaderOf, last: int | None
     ) -> list[tuple[int, FrameResult]]:
         recent = list(self._tokens.items())[-(self.rounds - 1) :] if self.rounds > 1 else []
         fresh = [frame for frame in chunk if frame.index not in self._kept]
         encoded = {**self._kept, **self._encode(fresh)}
         self._tokens = dict(recent) | {frame.index: encoded[frame.index] for frame in chunk}
         asked = [(frame, walk) for frame in chunk for walk in walks if walk.position(frame.index) >= 0]
-        prompts, answered = self._read(asked, reader)
+        readers = {frame.index: reader(self._tokens[frame.index]) for frame in chunk}
+        prompts, answered = self._read(asked, readers)
         active: dict[int, list[tuple[Walk, torch.Tensor]]] = {}
         silent: dict[int, list[Walk]] = {}
         for (frame, walk), prompt, ok in zip(asked, prompts, answered, strict=True):
@@ -194,13 +206,15 @@ class Engine:
         return {frame.index: one for frame, one in zip(frames, tokens, strict=True)}
 
     def _read(
-        self, asked: Sequence[tuple[Prepared, Walk]], reader: WindowReader
+        self, asked: Sequence[tuple[Prepared, Walk]], readers: Mapping[int, WindowReader]
     ) -> tuple[list[torch.Tensor], list[bool]]:
         """(1, out_dim) [SEG] embedding of each window, and whether the model answered it."""
         if not asked:
             return [], []
-        windows = [walk.window(frame.index, self.config.query_frames) for frame, walk in asked]
-        readouts = self._windows.run(windows, lambda part: reader.read(part, self._tokens))
+        readouts: list[Readout] = []
+        for reader, group in itertools.groupby(asked, lambda one: readers[one[0].index]):
+            windows = [walk.window(frame.index, self.config.query_frames) for frame, walk in group]
+            readouts += self._windows.run(windows, partial(reader.read, tokens=self._tokens))
         answered: list[bool] = torch.cat([self.model.accepts(one) for one in readouts]).tolist()
         return list(torch.cat([one.embedding for one in readouts]).split(1)), answered
 
@@ -299,7 +313,7 @@ def segment_clip(
         if walks:
             with ReadAhead(prepare, count) as ahead:
                 chunks = engine.chunks(ahead[index] for index in order)
-                yield from engine.sweep(chunks, walks, reader, order[-1])
+                yield from engine.sweep(chunks, walks, lambda _: reader, order[-1])
 
 
 def segment_expression(
@@ -318,19 +332,69 @@ def segment_expression(
 def stream(
     model: GLUSModel,
     tokenizer: GlusTokenizer,
-    frames: FrameSource,
+    frames: FrameSource | Iterable[Frame],
     expressions: Sequence[str],
     config: InferenceConfig,
+    *,
+    context: ContextPolicy | Sequence[Frame] = "reservoir",
+    lookahead: int = 1,
+    budget: MemoryBudget | None = None,
 ) -> Iterator[list[FrameResult]]:
-    """Segment a clip frame by frame for several expressions; memory stays bounded whatever the length.
+    """Segment frame by frame for several expressions; memory stays bounded whatever the length.
+
+    Args:
+        frames: a video, or frames as they come: an iterator, read once, whose end nobody needs to know.
+        context: of an iterator, where its context frames come from; see `streams`. Those of a video are set (7.2).
+        lookahead: of an iterator, how many frames are read before the first of them is answered.
 
     Yields:
         One list per frame: the result of each expression, in the order given.
     """
     queries = [Query(text) for text in expressions]
+    if isinstance(frames, Iterator):
+        found = _live(model, tokenizer, frames, queries, config, context, lookahead, budget)
+    else:
+        found = segment_clip(model, tokenizer, cast(FrameSource, frames), queries, config, budget=budget)
     results: list[FrameResult] = []
-    for _, result in segment_clip(model, tokenizer, frames, queries, config):
+    for _, result in found:
         results.append(result)
         if len(results) == len(queries):
             yield results
             results = []
+
+
+def _live(
+    model: GLUSModel,
+    tokenizer: GlusTokenizer,
+    frames: Iterator[Frame],
+    queries: Sequence[Query],
+    config: InferenceConfig,
+    context: ContextPolicy | Sequence[Frame],
+    lookahead: int,
+    budget: MemoryBudget | None,
+) -> Iterator[tuple[int, FrameResult]]:
+    """One forward pass over frames as they come."""
+    dialogs = [open_dialog(model.config, tokenizer, query, config, None) for query in queries]
+    if lookahead < 1:
+        raise InputError(f"lookahead must be at least 1, found {lookahead}")
+    shown = given(context, config.context_frames) if not isinstance(context, str) else []
+    running = RunningContext(config.context_frames, context) if isinstance(context, str) else None
+    good = checked(frames)
+    first = next(good, None)
+    if first is None or not queries:
+        return
+    engine = Engine(model, config, dialogs, config.query_frames, (first.shape[0], first.shape[1]), budget)
+    current: WindowReader | None = None
+    if running is None or not config.context_frames:
+        engine.keep([engine.prepare(-1 - i, image) for i, image in enumerate(shown)])
+        current = engine.reader(engine.context([-1 - i for i in range(len(shown))]))
+
+    def reader(tokens: torch.Tensor) -> WindowReader:
+        nonlocal current
+        if running is not None and config.context_frames and (running.offer(tokens) or current is None):
+            current = engine.reader(running.tokens())
+        assert current is not None
+        return current
+
+    prepared = (engine.prepare(i, image) for i, image in enumerate(itertools.chain([first], good)))
+    yield from engine.sweep(engine.chunks(prepared, lookahead), engine.walks(queries, 1), reader, None)

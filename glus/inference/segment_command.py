@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     with video_writer(args.output, frames.fps) as writer:
         glus = load_glus(model_settings(args, None if args.device == "auto" else args.device))
         started = time.monotonic()
-        steps = glus.stream(frames, texts, config=config)
+        steps = glus.stream(frames, texts, config=config, memory_budget=args.memory_budget)
         for step in tqdm(steps, total=len(frames), unit="frame", desc="segmenting", mininterval=bar_pace()):
             masks = np.asarray(step.masks)
             failures += int(step.failed.sum())

@@ -1,0 +1,191 @@
+"""What the engine does not do twice, and what it does not keep (reference glus.md 10). Counts, no times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_engine import made_up, patched
+from tiny import tiny_clip, tiny_glus
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from glus.api import GLUS
+from glus.config import InferenceConfig
+from glus.inference import engine
+from glus.inference.queries import Dialog, Query
+from glus.modeling.glus import GLUSModel
+from glus.modeling.mask_decoder import FrameFeatures, MaskOutput
+from glus.modeling.memory import MemoryEntry
+from glus.video import open_frames
+
+FRAMES, EXPRESSIONS = 60, 16
+
+
+@pytest.fixture(scope="module")
+def glus() -> GLUS:
+    return tiny_glus()
+
+
+@contextmanager
+def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
+    sam = model.sam
+    parts: dict[str, tuple[torch.nn.Module, Callable[..., int]]] = {
+        "clip": (model.vision, lambda args: len(args[0])),
+        "sam": (sam.image_encoder, lambda args: len(args[0])),
+        "positions": (model.language.decoder.layers[0], lambda args: args[0].shape[0] * args[0].shape[1]),
+        "heads": (model.language.lm_head, lambda args: len(args[0])),
+        "seg heads": (model.seg_head, lambda args: len(args[0])),
+        "decode": (sam.sam_mask_decoder.transformer, lambda _: 1),
+        "attend": (sam.memory_attention, lambda _: 1),
+        "remember": (sam.memory_encoder, lambda _: 1),
+    }
+    seen = dict.fromkeys(parts, 0)
+
+    def hook(name: str, measure: Callable[..., int]) -> Callable[..., None]:
+        def note(_: Any, args: Any) -> None:
+            seen[name] += measure(args)
+
+        return note
+
+    handles = [part.register_forward_pre_hook(hook(name, measure)) for name, (part, measure) in parts.items()]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+class Counting:
+    """A video that counts how often each frame is decoded."""
+
+    def __init__(self, clip: np.ndarray) -> None:
+        self._source = open_frames(clip)
+        self.names, self.fps = self._source.names, self._source.fps
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        self.read.append(index)
+        return self._source[index]
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often the host asks for a value of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_sam2(model: GLUSModel) -> Iterator[None]:
+    """Only the calls of SAM-2's parts are counted here; the work itself would take minutes."""
+    features = model.encode_frame(torch.zeros(1, 3, 256, 256))
+    prompts = torch.zeros(1, model.config.sam2.hidden_size)
+    with torch.inference_mode():
+        output = model.segment_frame(features, prompts, None, 0)
+        entry = model.sam.encode_memory(features, output)
+    calls = model.sam.image_encoder, model.sam.memory_attention, model.sam.memory_encoder
+
+    def tell(module: torch.nn.Module, *args: Any) -> None:
+        for hook in module._forward_pre_hooks.values():
+            hook(module, args)
+
+    def encode(pixels: torch.Tensor) -> FrameFeatures:
+        tell(calls[0], pixels)
+        fine, middle = (part.expand(len(pixels), -1, -1, -1) for part in features.high_res)
+        embed, position = (x.expand(len(pixels), -1, -1, -1) for x in (features.embed, features.position))
+        return FrameFeatures((fine, middle), embed, position)
+
+    def condition(given: FrameFeatures, memories: Sequence[Any], rows: int) -> torch.Tensor:
+        if memories:
+            tell(calls[1])
+        return given.embed.expand(rows, -1, -1, -1)
+
+    def decode(given: FrameFeatures, embed: torch.Tensor, prompts: torch.Tensor) -> MaskOutput:
+        tell(model.sam.sam_mask_decoder.transformer)
+        rows = len(prompts)
+        fields = vars(output).items()
+        return MaskOutput(**{k: v.expand(rows, *[-1] * (v.dim() - 1)) for k, v in fields})
+
+    def remember(given: FrameFeatures, done: MaskOutput) -> MemoryEntry:
+        tell(calls[2])
+        rows = len(done.low_res)
+        return MemoryEntry(entry.features.expand(rows, -1, -1, -1), entry.position.expand(rows, -1, -1, -1))
+
+    with (
+        patched(model, encode_frame=encode),
+        patched(model.sam, condition=condition, decode=decode, encode_memory=remember),
+    ):
+        yield
+
+
+def floor(glus: GLUS, queries: Sequence[Query], frames: int, config: InferenceConfig) -> tuple[int, int]:
+    """Positions of all windows one by one, and the reference's least: what all begin with is read once."""
+    dialogs = [Dialog(glus.config, glus.tokenizer, query.expression, config) for query in queries]
+    per_image = glus.config.vision.tokens_per_image
+    context, most = config.context_frames, config.query_frames
+
+    def length(ids: list[int], images: int) -> int:
+        return len(ids) + images * (per_image - 1)
+
+    plain = sum(
+        length(dialog.ids(rounds), context + rounds)
+        for dialog in dialogs
+        for rounds in (min(i + 1, most) for i in range(frames))
+    )
+    rows = [dialog.ids(1) for dialog in dialogs]
+    images = [i for i, token in enumerate(rows[0]) if token < 0]
+    text = images[context] - 1  # the mark before the query image counts as the window's own
+    return plain, length(rows[0][:text], context) + plain - frames * len(queries) * length(rows[0][:text], context)
+
+
+def test_nothing_is_done_twice(glus: GLUS) -> None:
+    """T = 60, E = 16: each count at or under the floor of the reference."""
+    config, queries = InferenceConfig(), made_up(0, FRAMES, EXPRESSIONS, False)
+    source = Counting(tiny_clip(FRAMES))
+    with without_sam2(glus.model), counted(glus.model) as seen, Waits() as waits:
+        results = list(engine.segment_clip(glus.model, glus.tokenizer, source, queries, config))
+    assert len(results) == FRAMES * EXPRESSIONS
+    assert sorted(source.read) == list(range(FRAMES))
+    plain, least = floor(glus, queries, FRAMES, config)
+    positions = seen.pop("positions")
+    assert seen == {
+        "clip": FRAMES,
+        "sam": FRAMES,
+        "heads": FRAMES * EXPRESSIONS,
+        "seg heads": FRAMES * EXPRESSIONS,
+        "decode": FRAMES,
+        "attend": FRAMES - 1,
+        "remember": FRAMES - 1,
+    }
+    assert plain / 3 < positions <= least  # padding included
+    assert waits.count == 0  # values come in lists, a list for each chunk
+
+
+def test_one_expression_is_read_at_the_floor(glus: GLUS) -> None:
+    config, queries = InferenceConfig(), made_up(1, FRAMES, 1, False)
+    with without_sam2(glus.model), counted(glus.model) as seen:
+        list(engine.segment_clip(glus.model, glus.tokenizer, open_frames(tiny_clip(FRAMES)), queries, config))
+    assert seen["positions"] <= floor(glus, queries, FRAMES, config)[1]
+    assert seen["heads"] == seen["decode"] == FRAMES
+
+
+def test_key_frames_cost_a_second_look_at_frames_met_in_both_passes(glus: GLUS) -> None:
+    """Three expressions that start at 2, 5 and 8 of 10 frames: forward over 2..9, backward over 8..0."""
+    queries = [Query("a dog", key) for key in (2, 5, 8)]
+    source = Counting(tiny_clip(10))
+    with without_sam2(glus.model), counted(glus.model) as seen:
+        list(engine.segment_clip(glus.model, glus.tokenizer, source, queries, InferenceConfig()))
+    context = 4
+    assert seen["clip"] == context + (8 + 9) - 2 * context + 1  # frame 1 of the context lies in one pass alone
+    assert seen["sam"] == seen["decode"] == 8 + 9
+    assert len(source.read) == seen["clip"]
