@@ -220,6 +220,8 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
         "lm_head_positions": (model.language.lm_head, lambda args: args[0][..., 0].numel()),
         "memory_encoder_calls": (model.sam.memory_encoder, lambda _: 1),
         "memory_attention_calls": (model.sam.memory_attention, lambda _: 1),
+        "mask_decoder_calls": (model.sam.sam_mask_decoder.transformer, lambda _: 1),
+        "seg_head_positions": (model.seg_head, lambda args: args[0][..., 0].numel()),
     }
     seen = dict.fromkeys(parts, 0)
 
