@@ -65,7 +65,7 @@ def clean_expression(text: str, training: bool = False) -> str:
     return text.strip() if training else text
 
 
-def check_expression(text: str, where: str = "expression") -> str:
+def check_expression(text: str, where: str = "expression", also: Sequence[str] = ()) -> str:
     """Return `text` unchanged if a model can be asked for it.
 
     The original runs into index errors on such text in the middle of a video (D9, D43). Special tokens are
@@ -73,6 +73,7 @@ def check_expression(text: str, where: str = "expression") -> str:
 
     Args:
         where: what to call the text in the message, e.g. the file and field it came from.
+        also: further texts that the prompts of a model reserve.
 
     Raises:
         InputError: empty, only whitespace and periods, not valid Unicode, or holding a special token or a
@@ -83,7 +84,7 @@ def check_expression(text: str, where: str = "expression") -> str:
     if not is_unicode(text):
         raise InputError(f"{where} is not valid Unicode text: {text!r}")
     lowered = text.lower()
-    found = [token for token in _RESERVED if token.lower() in lowered]
+    found = [token for token in (*_RESERVED, *also) if token.lower() in lowered]
     found += [role for role in (USER_ROLE, ASSISTANT_ROLE) if role in text]
     if found:
         raise InputError(f"{where} contains {', '.join(found)}, which the prompt reserves: {text!r}")

@@ -30,6 +30,7 @@ IMAGE_INDEX = -200
 
 BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = "<s>", "</s>", "<unk>"
 REQUIRED_ADDED = (SEG_TOKEN, IM_START_TOKEN, IM_END_TOKEN)
+WORD_START = "\u2581"
 MODEL_FILE = "tokenizer.model"
 ADDED_FILE = "added_tokens.json"
 
@@ -41,19 +42,29 @@ class GlusTokenizer:
         model_bytes: content of a sentencepiece `tokenizer.model`.
         added_tokens: token text -> id; ids must continue the sentencepiece vocabulary without gaps.
         strip_around_added: strip whitespace beside added tokens (C1; False only for experiments).
+        legacy: rule 3. Without it, text right after a token has no word-start mark unless a space stands there,
+            as checkpoints say that have `legacy` false in their `tokenizer_config.json`; GLUS's have not.
+        required: added tokens that must be there.
 
     Raises:
         InputError: not a sentencepiece model, a required token missing, or ids that clash or leave gaps.
     """
 
     def __init__(
-        self, model_bytes: bytes, added_tokens: Mapping[str, int], strip_around_added: bool = True
+        self,
+        model_bytes: bytes,
+        added_tokens: Mapping[str, int],
+        strip_around_added: bool = True,
+        legacy: bool = True,
+        required: Sequence[str] = REQUIRED_ADDED,
     ) -> None:
         self._model_bytes = model_bytes
         self._sp = _load_sentencepiece(model_bytes)
         self._added = dict(added_tokens)
         self._strip = strip_around_added
-        _check_added(self._added, self._sp.vocab_size())
+        self._legacy = legacy
+        self._required = tuple(required)
+        _check_added(self._added, self._sp.vocab_size(), required)
         self._special = {text: self._piece_id(text) for text in (BOS_TOKEN, EOS_TOKEN, UNK_TOKEN)}
         self._ids = {**self._special, **self._added}
         self._texts = {index: text for text, index in self._ids.items()}
@@ -87,7 +98,7 @@ class GlusTokenizer:
         """This tokenizer with the switch C1 set."""
         if strip_around_added == self._strip:
             return self
-        return GlusTokenizer(self._model_bytes, self._added, strip_around_added)
+        return GlusTokenizer(self._model_bytes, self._added, strip_around_added, self._legacy, self._required)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `tokenizer.model` (same bytes as loaded) and `added_tokens.json` into `folder`."""
@@ -99,6 +110,10 @@ class GlusTokenizer:
     def __len__(self) -> int:
         """Rows an embedding table needs: base vocabulary plus added tokens."""
         return int(self._sp.vocab_size()) + len(self._added)
+
+    def added_id(self, text: str) -> int:
+        """Id of an added token; `KeyError` if there is none of that text."""
+        return self._added[text]
 
     @property
     def seg_id(self) -> int:
@@ -150,9 +165,17 @@ class GlusTokenizer:
                 part = part.lstrip()
             if self._strip and position + 1 < len(parts) and parts[position + 1] in self._added:
                 part = part.rstrip()
-            if part:
+            if part and (self._legacy or position == 0 or part.startswith(" ")):
                 ids.extend(self._sp.encode(part))
+            elif part:
+                ids.extend(self._encode_unmarked(part))
         return ids
+
+    def _encode_unmarked(self, text: str) -> list[int]:
+        """Ids of text that begins no word: the mark sentencepiece puts in front is taken off its first piece."""
+        first, *others = self._sp.encode(text, out_type=str)
+        pieces = [first.removeprefix(WORD_START), *others]
+        return [int(self._sp.piece_to_id(piece)) for piece in pieces if piece]
 
     def encode_with_images(self, prompt: str) -> list[int]:
         """Ids of a prompt in which every literal `<image>` becomes one IMAGE_INDEX. Leading `<s>` once."""
@@ -218,8 +241,8 @@ def _load_sentencepiece(model_bytes: bytes) -> sentencepiece.SentencePieceProces
     return processor
 
 
-def _check_added(added: Mapping[str, int], base: int) -> None:
-    missing = [text for text in REQUIRED_ADDED if text not in added]
+def _check_added(added: Mapping[str, int], base: int, required: Sequence[str]) -> None:
+    missing = [text for text in required if text not in added]
     if missing:
         raise InputError(f"{ADDED_FILE} lacks the tokens {', '.join(missing)}")
     if "" in added:
