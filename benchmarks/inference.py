@@ -1,15 +1,16 @@
 """Inference: the original's schedule against the engine, on the same weights and the same clip.
 
-Both sides get one video and E expressions. `reference` is the original's schedule (`glus.inference.reference`;
-its work is that of reference glus.md 10): each expression on its own, each window's images through CLIP anew, every
-position of it through the language model and both heads, SAM-2's image encoder for every expression. Its waiting for
-the device once per token (D23) is not imitated. `engine` is what `python -m glus infer` runs. Masks must agree.
+Both sides get one video and E expressions. `reference` is the original's schedule (`glus.inference.reference`; its
+work is that of reference glus.md 10): each expression on its own, each window's images through CLIP anew, every
+position of it through the language model and both heads, SAM-2's image encoder for every expression. Its waiting
+for the device once per token (D23) is not imitated. `engine` is what `python -m glus infer` runs. Masks must
+agree.
 
-The work of both sides is counted and must equal the formulas of the reference document; the engine's language model
-may stay below, since it also shares the first query frame of a window between expressions. Then come seconds by part
-and frames x expressions per second. `ratio_of_operations` is what the arithmetic alone allows: the floating-point
-operations of matrix products, convolutions and attention, counted in a run of each side that is not timed (of the
-original's, for one expression: the others cost the same up to the length of their text).
+The work of both sides is counted and must equal the formulas of the reference document; the engine's language
+model may stay below, since it also shares the first query frame of a window between expressions. Then come seconds
+by part and frames x expressions per second. `ratio_of_operations` is what the arithmetic alone allows: the
+floating-point operations of matrix products, convolutions and attention, counted in a run of each side that is not
+timed (of the original's, for one expression: the others cost the same up to the length of their text).
 
 Sizes: `tiny` has the shapes of configs/glus_tiny.yaml, `7b` those of LLaMA-7B and SAM-2 hiera-L (needs a GPU). The
 weights are random, made on the device, and every window counts as answered. On a CPU seconds are CPU seconds, so
@@ -108,18 +109,26 @@ def random_model(config: ModelConfig, tokenizer: GlusTokenizer, device: str, dty
             if not tensor.is_floating_point():
                 continue
             if tensor.dim() < 2:
-                tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+                tensor.fill_(_constant(name))
             else:
                 tensor.normal_(generator=dice).mul_(_scale(name, tensor))
     model.finish_loading()
     return model
 
 
+def _constant(name: str) -> float:
+    if name.endswith("bias"):
+        return 0.0
+    return 0.1 if name.endswith("gamma") else 1.0
+
+
 def _scale(name: str, tensor: torch.Tensor) -> float:
+    """Larger in SAM-2's part, and rounding would grow from memory to memory until the sides differ."""
+    calm = name.startswith("sam.") and "sam_mask_decoder" not in name
     if "embed" in name or "token" in name or "gaussian" in name:
-        return 0.5
+        return 0.3 if calm else 0.5
     fan_in = tensor.shape[0] if "output_upscaling" in name else tensor[0].numel()
-    return float((2.0 if "seg_head" in name else 1.2) / fan_in**0.5)
+    return float((0.7 if calm else 2.0 if "seg_head" in name else 1.2) / fan_in**0.5)
 
 
 def made_up_clip(frames: int, height: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from glus.config import InferenceConfig, ModelConfig
+from glus.config import ModelConfig
 from glus.errors import InputError
 from glus.modeling.glus import GLUSModel
 from glus.out_of_memory import is_out_of_memory
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 GIB = 1 << 30
 SHARE_OF_FREE = {"cuda": 0.8, "cpu": 0.4}
 """Of the free memory: on a CPU others use it, too."""
-POSITIONS_AT_ONCE = {"cuda": 16384, "cpu": 4096}
+POSITIONS_AT_ONCE = {"cuda": 16384, "cpu": 8192}
 """Of the language model; larger chunks are no faster."""
 FRAMES_AT_ONCE = 8
 ROWS_AT_ONCE = 64
@@ -81,13 +81,12 @@ class Plan:
     rows: int
 
 
-def plan(
-    model: GLUSModel, config: InferenceConfig, budget: MemoryBudget, expressions: int, longest: int, pixels: int
-) -> Plan:
+def plan(model: GLUSModel, budget: MemoryBudget, expressions: int, longest: int, own: int, pixels: int) -> Plan:
     """Chunk sizes for `expressions` sequences; each part may use the whole budget, since they take turns.
 
     Args:
         longest: positions of the longest window.
+        own: of these, the ones behind the context frames, which all windows share.
         pixels: of a frame.
     """
     item = model.dtype.itemsize
@@ -95,7 +94,7 @@ def plan(
     per_row = item * row_numbers(model.config) + 10 * pixels
     per_frame = item * frame_numbers(model.config) + 2 * expressions * pixels
     at_once = POSITIONS_AT_ONCE.get(model.device.type, POSITIONS_AT_ONCE["cpu"])
-    windows = min(_fit(budget, per_window), max(1, at_once // longest))
+    windows = min(_fit(budget, per_window), max(1, at_once // own))
     frames = min(_fit(budget, 4 * per_frame), FRAMES_AT_ONCE, max(1, windows // max(1, expressions)))
     return Plan(frames, windows, min(_fit(budget, per_row), ROWS_AT_ONCE))
 

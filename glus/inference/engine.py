@@ -32,10 +32,8 @@ from glus.inference.windows import WindowReader
 from glus.modeling.glus import GLUSModel, Readout
 from glus.modeling.mask_decoder import FrameFeatures, upsample_logits
 from glus.modeling.memory import MemoryBank
-from glus.text.tokenizer import GlusTokenizer
+from glus.text.tokenizer import IMAGE_INDEX, GlusTokenizer
 from glus.video import Frame, FrameSource
-
-__all__ = ["FrameResult", "Query", "segment_clip", "segment_expression", "stream"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,11 @@ class Engine:
         self.dialogs = dialogs
         self.rounds = rounds
         per_image = model.config.vision.tokens_per_image
-        longest = max(len(dialog.ids(rounds)) for dialog in dialogs) + per_image * (config.context_frames + rounds)
+        text = max(len(dialog.ids(rounds)) for dialog in dialogs)
+        before = dialogs[0].ids(1).index(IMAGE_INDEX) + per_image * config.context_frames
+        longest = text + per_image * (config.context_frames + rounds)
         budget = budget or MemoryBudget.of_free_memory(model.device)
-        self.plan: Plan = plan(model, config, budget, len(dialogs), longest, size[0] * size[1])
+        self.plan: Plan = plan(model, budget, len(dialogs), longest, longest - before, size[0] * size[1])
         self._frames = Ration("frame", self.plan.frames)
         self._windows = Ration("window", self.plan.windows)
         self._rows = Ration("expression", self.plan.rows)

@@ -77,6 +77,5 @@ def mask_bytes(save: Path) -> dict[str, bytes]:
     """Every mask below `save` by relative path."""
     return {
         path.relative_to(save).as_posix(): path.read_bytes()
-        for path in save.rglob("*.png")
-        if ".glus" not in path.parts
+        for path in save.glob("[!.]*/**/*.png")  # .glus is not entered: folders come and go there
     }
