@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from glus.errors import InputError, OutputError
 from glus.io import atomic_path, field, read_json, safe_name
-from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import RELEASED, name_some
 
 State = dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ def to_released(state: Mapping[str, torch.Tensor], with_clip: bool = False) -> S
 
 
 def load_state(
-    model: GLUSModel,
+    model: nn.Module,
     state: Mapping[str, torch.Tensor],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -48,6 +48,7 @@ def load_state(
     """Put `state` (our names) into `model`, strictly, and recompute what is not stored.
 
     Args:
+        model: one with `finish_loading`, such as `GLUSModel`.
         dtype: what every weight is cast to; None keeps the stored dtypes (they must then agree).
 
     Raises:
@@ -61,7 +62,7 @@ def load_state(
     if dtype is None and len({v.dtype for v in moved.values()}) > 1:
         raise InputError(f"{source}: stored dtypes differ; say which one to load with dtype=")
     model.load_state_dict(moved, strict=True, assign=True)
-    model.finish_loading()
+    model.finish_loading()  # type: ignore[operator]
     unset = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if unset:
         raise RuntimeError(f"tensors that no checkpoint holds were not recomputed: {unset}")

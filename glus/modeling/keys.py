@@ -84,7 +84,7 @@ def name_some(keys: Iterable[str], limit: int = 5) -> str:
     return f"{', '.join(keys[:limit])}{more}"
 
 
-_LLAMA_AND_PROJECTOR: tuple[tuple[str, str | None], ...] = (
+LLAMA_AND_PROJECTOR: tuple[tuple[str, str | None], ...] = (
     ("lm_head.weight", "language.lm_head.weight"),
     ("model.embed_tokens.weight", "language.decoder.embed_tokens.weight"),
     ("model.norm.weight", "language.decoder.norm.weight"),
@@ -96,7 +96,7 @@ _LLAMA_AND_PROJECTOR: tuple[tuple[str, str | None], ...] = (
 RELEASED = KeyTable(
     "released GLUS",
     (
-        *_LLAMA_AND_PROJECTOR,
+        *LLAMA_AND_PROJECTOR,
         ("model.text_hidden_fcs.0.*.*", "seg_head.*.*"),
         ("model.visual_model.**", "sam.**"),
         ("model.vision_tower.vision_tower.vision_model.**", "vision.tower.**"),
@@ -107,7 +107,7 @@ RELEASED = KeyTable(
 LISA = KeyTable(
     "LISA-7B-v1",
     (
-        *_LLAMA_AND_PROJECTOR,
+        *LLAMA_AND_PROJECTOR,
         ("model.text_hidden_fcs.**", None),  # rebuilt at training start (D27)
         ("model.visual_model.image_encoder.**", None),  # SAM v1, replaced by SAM-2
         ("model.visual_model.prompt_encoder.**", None),

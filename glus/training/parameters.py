@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from glus.errors import InputError
 from glus.modeling.checkpoints import State
@@ -75,7 +76,7 @@ class GroupCount(NamedTuple):
     parameters: int
 
 
-def add_lora(model: GLUSModel, lora: LoraSettings, seed: int = 0) -> None:
+def add_lora(model: nn.Module, lora: LoraSettings, seed: int = 0) -> None:
     """Put adapters into the language model's layers, and nowhere else; `r` 0 changes nothing.
 
     A is drawn by `seed`, B is zero, so the model's output stays the same. Everything but the adapters of the
@@ -96,7 +97,7 @@ def add_lora(model: GLUSModel, lora: LoraSettings, seed: int = 0) -> None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model.language, ADAPTER)
+        inject_adapter_in_model(config, model.get_submodule("language"), ADAPTER)
 
 
 def select_trainable(model: GLUSModel, which: Literal["released", "all"]) -> None:

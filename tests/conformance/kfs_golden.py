@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from glus_golden import load_weights_module
 
-from kfs.merging import Noise
+from glus.config import LanguageConfig, VisionConfig
+from glus.modeling.checkpoints import load_state
+from glus.training.parameters import LoraSettings, add_lora
+from kfs.merging import MergingConfig, Noise
+from kfs.model import RELEASED, SelectorConfig, SelectorModel
+from kfs.training import select_trainable
 
 
 def load(root: Path, name: str) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
@@ -37,3 +42,59 @@ def replay(draws: np.ndarray) -> Noise:
         return taken.reshape(shape)
 
     return take
+
+
+def selector_config(root: Path) -> SelectorConfig:
+    """Our configuration from the golden `tiny_model.json`."""
+    spec = json.loads((root / "tiny_model.json").read_text())
+    llm, clip = spec["chatunivi_config"], spec["clip_vision_config"]
+    return SelectorConfig(
+        language=LanguageConfig(
+            hidden_size=llm["hidden_size"],
+            num_layers=llm["num_hidden_layers"],
+            num_heads=llm["num_attention_heads"],
+            intermediate_size=llm["intermediate_size"],
+            vocab_size=spec["shapes"]["model.embed_tokens.weight"][0],
+            max_positions=llm["max_position_embeddings"],
+            rms_norm_eps=llm["rms_norm_eps"],
+            hidden_act=llm["hidden_act"],
+        ),
+        vision=VisionConfig(
+            hidden_size=clip["hidden_size"],
+            num_layers=clip["num_hidden_layers"],
+            num_heads=clip["num_attention_heads"],
+            intermediate_size=clip["intermediate_size"],
+            image_size=clip["image_size"],
+            patch_size=clip["patch_size"],
+            hidden_act=clip["hidden_act"],
+            layer_norm_eps=clip["layer_norm_eps"],
+            select_layer=llm["mm_vision_select_layer"],
+            pool=1,
+        ),
+        merging=MergingConfig(
+            tuple(llm["config"][f"spatial_cluster_rate{level}"] for level in range(3)),
+            llm["config"]["temporal_cluster_rate"],
+        ),
+        out_dim=spec["out_dim"],
+    )
+
+
+def golden_selector(root: Path) -> SelectorModel:
+    """Our model with the golden weights, loaded through the original's key table."""
+    spec = json.loads((root / "tiny_model.json").read_text())
+    model = SelectorModel(selector_config(root), spec["score_token_id"])
+    load_state(model, RELEASED.rename(golden_tensors(root, spec["shapes"]), "golden"))
+    return model.eval()
+
+
+def add_golden_lora(model: SelectorModel, root: Path) -> None:
+    """Adapters with the golden weights, and what trains in the original."""
+    spec = json.loads((root / "train_step.json").read_text())
+    lora = spec["lora"]
+    targets = tuple(lora["targets"].split(","))
+    add_lora(model, LoraSettings(lora["r"], lora["alpha"], lora["dropout_in_this_fixture"], targets))
+    weights = RELEASED.rename(golden_tensors(root, spec["lora_shapes"]), "golden adapters")
+    own = {name for name, _ in model.named_parameters() if ".lora_" in name}
+    assert own == weights.keys()
+    model.load_state_dict(weights, strict=False)
+    select_trainable(model)

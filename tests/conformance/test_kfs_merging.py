@@ -8,15 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kfs_golden import golden_tensors, load, replay
+from kfs_golden import golden_tensors, load, replay, selector_config
 
 from kfs import merging
-from kfs.merging import MergingConfig
-
-
-def merging_config(root: Path) -> MergingConfig:
-    spec = json.loads((root / "tiny_model.json").read_text())["chatunivi_config"]["config"]
-    return MergingConfig(tuple(spec[f"spatial_cluster_rate{i}"] for i in range(3)), spec["temporal_cluster_rate"])
 
 
 def project(root: Path, tokens: torch.Tensor) -> torch.Tensor:
@@ -71,7 +65,7 @@ def test_video_path(golden: Callable[[str], Path]) -> None:
     for name in names:
         noise = replay(arrays[f"{name}_noise"]) if f"{name}_noise" in arrays else None
         patches = torch.from_numpy(arrays[f"{name}_features"])
-        merged, events = merging.merge_video(patches, merging_config(root), noise)
+        merged, events = merging.merge_video(patches, selector_config(root).merging, noise)
         assert events == spec[name]["events_in_output_order"], name
         groups = arrays[f"{name}_events"]
         assert events == [np.flatnonzero(groups == groups[event[0]]).tolist() for event in events], name
@@ -87,7 +81,7 @@ def test_image_path(golden: Callable[[str], Path]) -> None:
     assert videos
     for video in videos:
         patches = torch.from_numpy(arrays[f"{video}_features"])
-        levels, origins = merging.merge_levels(patches, merging_config(root))
+        levels, origins = merging.merge_levels(patches, selector_config(root).merging)
         for number, origin in enumerate(origins):
             np.testing.assert_array_equal(origin, arrays[f"{video}_level{number}"], err_msg=f"{video} {number}")
         merged = torch.cat(levels, dim=1)
@@ -95,5 +89,5 @@ def test_image_path(golden: Callable[[str], Path]) -> None:
         np.testing.assert_allclose(project(root, merged), arrays[f"{video}_tokens"], rtol=0, atol=1e-4)
         if f"{video}_noisy_frame0_noise" in arrays:
             noise = replay(arrays[f"{video}_noisy_frame0_noise"])
-            tokens = project(root, merging.merge_frames(patches[:1], merging_config(root), noise)[0])
+            tokens = project(root, merging.merge_frames(patches[:1], selector_config(root).merging, noise)[0])
             np.testing.assert_allclose(tokens, arrays[f"{video}_noisy_frame0_tokens"], rtol=0, atol=1e-4)
