@@ -17,7 +17,7 @@ environment variables (default):
   OUT_DIR      folder for the stages (outputs/tiny)
   TOKENIZER    folder of the tokenizer (checkpoints/glus-tiny)
   STEPS_MASKS, STEPS_SEARCH, STEPS_MEMORY, STEPS_SIGHT, STEPS_STILLS, STEPS_LANGUAGE, STEPS_TRAIN
-               optimizer steps of each stage (1500, 1500, 1200, 3000, 3000, 3000, 3000)
+               optimizer steps of each stage (1500, 1500, 300, 3000, 2000, 5000, 3000)
   MINUTES      stop every stage in good order after this many minutes (0: no limit); the same command goes on
   VENV         environment folder (.venv of this repository)
 TEXT
@@ -43,14 +43,14 @@ pretrain() { # name, steps, further options
 masks() {
     pretrain masks "${STEPS_MASKS:-1500}" --side masks --looks_only 0 &&
         pretrain search "${STEPS_SEARCH:-1500}" --side masks --looks_only 0.6 --version "$out/masks/model" &&
-        pretrain memory "${STEPS_MEMORY:-1200}" --side masks --looks_only 0.4 --mask_frames 3 \
+        pretrain memory "${STEPS_MEMORY:-300}" --side masks --looks_only 0.4 --mask_frames 3 \
             --version "$out/search/model"
 }
 
 language() {
     pretrain sight "${STEPS_SIGHT:-3000}" --side sight &&
-        pretrain stills "${STEPS_STILLS:-3000}" --side language --stills --version "$out/sight/model" &&
-        pretrain language "${STEPS_LANGUAGE:-3000}" --side language --version "$out/stills/model"
+        pretrain stills "${STEPS_STILLS:-2000}" --side language --stills --batch_size 8 --version "$out/sight/model" &&
+        pretrain language "${STEPS_LANGUAGE:-5000}" --side language --version "$out/stills/model"
 }
 
 status=0
