@@ -138,6 +138,7 @@ def test_unfinished_masks_of_a_dead_host_are_dropped_and_of_a_living_one_kept(tm
         ({"rank": 1, "settings": {"format": 2}}, "is writing to"),
         ({"rank": 1, "items": ITEMS[:3]}, "choose another output folder"),
     ],
+    ids=("same rank", "other size", "larger", "other settings", "other items"),
 )
 def test_another_run_is_kept_out(other: dict, told: str, tmp_path: Path) -> None:
     with enter(tmp_path, 0) as member:
