@@ -85,7 +85,7 @@ def world(template: Path, tmp_path: Path) -> Path:
 def contents(world: Path) -> dict[str, bytes]:
     """What a user would miss: all files but the input that a test damages and a run's notes about itself."""
     inputs = ("data", "ours", "released", "clip", "keys.json")
-    notes = ("summary.json", ".glus/lock", ".glus/run.json")
+    notes = ("summary.json", ".glus/lock", ".glus/run.json", ".glus/launch.json")
     files = {p.relative_to(world).as_posix(): p for p in world.rglob("*") if p.is_file()}
     return {
         name: path.read_bytes()
