@@ -172,7 +172,7 @@ def test_every_way_to_walk_a_clip(glus: GLUS, config: InferenceConfig) -> None:
 def test_every_kind_of_memory(switch: dict[str, Any]) -> None:
     """Sequences whose memories differ in number, in distance, or that lack some."""
     glus = tiny_glus(**switch)
-    with torch.no_grad():  # the random weights see no object anywhere; now in two thirds of the frames, which gates
+    with torch.no_grad():  # where gating hides objects, the random weights see none at all; now in two thirds
         glus.model.sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += 0.3
     with patched(glus.model, accepts=failing(0.3, 3)):
         compare(glus, tiny_clip(9), made_up(4, 9, 4, True), InferenceConfig(mem_stride=2), sizes(4, 100, 64))
