@@ -15,6 +15,7 @@ from glus.config import LanguageConfig, VisionConfig
 from glus.modeling.assemble import Assembled, assemble, upload
 from glus.modeling.keys import LLAMA_AND_PROJECTOR, KeyTable
 from glus.modeling.language import LanguageModel
+from glus.modeling.multimodal import MultimodalModel
 from glus.modeling.vision import VisionTower
 from kfs.merging import MergingConfig, merge_frames
 
@@ -56,7 +57,7 @@ class MergingTower(VisionTower):
         return merge_frames(patches, self.merging)
 
 
-class SelectorModel(nn.Module):
+class SelectorModel(MultimodalModel):
     """Frames and a prompt to the score of the target frame."""
 
     def __init__(self, config: SelectorConfig, score_id: int) -> None:
@@ -74,20 +75,6 @@ class SelectorModel(nn.Module):
             nn.Linear(config.out_dim, 1),
         )
 
-    @property
-    def device(self) -> torch.device:
-        return self.language.embedding.weight.device
-
-    def finish_loading(self) -> None:
-        """Recompute what is not stored; call after every change of weights, device or dtype."""
-        self.language.reset_rotary(self.device)
-        self.vision.reset_buffers(self.device)
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, 3, S, S) CLIP pixels -> (N, tokens_per_image, H); a frame's tokens depend on it alone."""
-        tokens: torch.Tensor = self.vision(pixels.to(self.device))
-        return tokens
-
     def assemble(
         self,
         rows: Sequence[Sequence[int]],
@@ -104,12 +91,6 @@ class SelectorModel(nn.Module):
         if any(count != 1 for count in batch.layout.seg_counts):
             raise ValueError(f"every conversation needs one [SCORE], found {batch.layout.seg_counts}")
         return batch
-
-    def states(self, batch: Assembled) -> torch.Tensor:
-        """(B, L, H) states after the final norm."""
-        padded = len(set(batch.layout.lengths)) > 1
-        states: torch.Tensor = self.language(batch.embeddings, batch.attention_mask if padded else None)
-        return states
 
     def score_states(self, states: torch.Tensor, batch: Assembled) -> torch.Tensor:
         """(B, L, H) -> (B, H), the states that predict `[SCORE]`."""

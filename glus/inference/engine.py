@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -301,17 +302,18 @@ def segment_clip(
     images = {index: frames[index] for index in sorted({*context} or {0})}
     size = next(iter(images.values())).shape
     engine = Engine(model, config, dialogs, min(config.query_frames, count), (size[0], size[1]), budget)
-    engine.keep([engine.prepare(index, image) for index, image in images.items()])
+    ready = {index: engine.prepare(index, image) for index, image in images.items()}
+    engine.keep(list(ready.values()))
     reader = engine.reader(engine.context(context))
     keys = [query.key_frame for query in queries]
 
     def prepare(index: int) -> Prepared:
-        return engine.prepare(index, images[index] if index in images else frames[index])
+        return ready[index] if index in ready else engine.prepare(index, frames[index])
 
     for step, order in ((1, range(min(keys), count)), (-1, range(max(keys), -1, -1))):
         walks = engine.walks(queries, step)
         if walks:
-            with ReadAhead(prepare, count) as ahead:
+            with closing(ReadAhead(prepare, count)) as ahead:
                 chunks = engine.chunks(ahead[index] for index in order)
                 yield from engine.sweep(chunks, walks, lambda _: reader, order[-1])
 

@@ -1,19 +1,15 @@
 """Frames made ready ahead of their use, by a thread, within a bound.
 
-`ReadAhead` is the mechanism for anything that is looked up by frame index (decoded frames, decoded and transformed
-frames); `Prefetched` makes it a `FrameSource`.
+`ReadAhead` serves anything that is looked up by frame index: decoded frames, or decoded and transformed ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from fractions import Fraction
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from glus.errors import InputError
-from glus.video import Frame, FrameSource
 
 Value = TypeVar("Value")
 AHEAD = 4  # frames ready before they are asked for
@@ -69,27 +65,3 @@ class ReadAhead(Generic[Value]):
         """End the thread; waits for the value in the making. Nothing can be asked for afterwards."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._made.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Prefetched(ReadAhead[Frame]):
-    """A `FrameSource` whose frames are decoded ahead; use it as a context manager, or close it."""
-
-    def __init__(self, source: FrameSource, ahead: int = AHEAD) -> None:
-        super().__init__(source.__getitem__, len(source), ahead)
-        self._source = source
-
-    @property
-    def names(self) -> list[str]:
-        return self._source.names
-
-    @property
-    def fps(self) -> Fraction:
-        return self._source.fps

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,7 @@ def work(job: dict[str, Any], load: Loader, report: Reporter) -> int:
     try:
         segment = load(job["settings"])
         report.send("ready")
-        with BackgroundWriter() as background:
+        with closing(BackgroundWriter()) as background:
             for items in from_wire(job["groups"]):
                 record = items[0].record
                 frames = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 THREADS = 2  # encoding a mask takes under a millisecond; the rest is waiting for a file system
 WAITING = 32  # masks handed over and not yet on disk: bounds memory, and holds the model back on a slow disk
@@ -55,11 +53,3 @@ class BackgroundWriter:
     def close(self) -> None:
         """Drop what has not begun, wait for the rest, end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -19,6 +19,7 @@ from glus.modeling.assemble import Assembled, assemble
 from glus.modeling.language import LanguageModel
 from glus.modeling.mask_decoder import FrameFeatures, MaskOutput, Sam2Path
 from glus.modeling.memory import MemoryBank, MemoryEntry
+from glus.modeling.multimodal import MultimodalModel
 from glus.modeling.vision import VisionTower
 
 
@@ -39,7 +40,7 @@ class Readout:
     logits: torch.Tensor
 
 
-class GLUSModel(nn.Module):
+class GLUSModel(MultimodalModel):
     """CLIP tower + LLaMA + [SEG] head + SAM-2 path, every size from the config."""
 
     def __init__(self, config: ModelConfig, seg_id: int) -> None:
@@ -55,17 +56,8 @@ class GLUSModel(nn.Module):
             self.sam = Sam2Path(config.sam2, config.behaviour)
 
     @property
-    def device(self) -> torch.device:
-        return self.seg_head[0].weight.device  # type: ignore[return-value]
-
-    @property
     def dtype(self) -> torch.dtype:
         return self.seg_head[0].weight.dtype  # type: ignore[return-value]
-
-    def finish_loading(self) -> None:
-        """Recompute what is not stored; call after every change of weights, device or dtype."""
-        self.language.reset_rotary(self.device)
-        self.vision.reset_buffers(self.device)
 
     @contextmanager
     def using(self, behaviour: Behaviour) -> Iterator[None]:
@@ -82,11 +74,6 @@ class GLUSModel(nn.Module):
         self.vision.pooling = behaviour.token_pooling
         self.sam.behaviour = behaviour
 
-    def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, 3, S, S) CLIP pixels -> (N, tokens_per_image, H) LLM tokens."""
-        tokens: torch.Tensor = self.vision(pixels.to(self.device))
-        return tokens
-
     def assemble(
         self,
         rows: Sequence[Sequence[int]],
@@ -102,12 +89,6 @@ class GLUSModel(nn.Module):
             labels,
             self.config.language.max_positions,
         )
-
-    def states(self, batch: Assembled) -> torch.Tensor:
-        """(B, L, H) states after the final norm."""
-        padded = len(set(batch.layout.lengths)) > 1
-        states: torch.Tensor = self.language(batch.embeddings, batch.attention_mask if padded else None)
-        return states
 
     def read_window(self, rows: Sequence[Sequence[int]], image_tokens: torch.Tensor) -> Readout:
         """Run the LLM over windows that end in the forced answer and read their last position.

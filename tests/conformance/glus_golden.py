@@ -26,34 +26,48 @@ def load_weights_module(root: Path) -> ModuleType:
     return module
 
 
+def language_sizes(llm: dict[str, Any], vocab_size: int) -> LanguageConfig:
+    """From the configuration of a golden LLaMA; some sets leave the rotary base at its default."""
+    return LanguageConfig(
+        hidden_size=llm["hidden_size"],
+        num_layers=llm["num_hidden_layers"],
+        num_heads=llm["num_attention_heads"],
+        intermediate_size=llm["intermediate_size"],
+        vocab_size=vocab_size,
+        max_positions=llm["max_position_embeddings"],
+        rms_norm_eps=llm["rms_norm_eps"],
+        hidden_act=llm["hidden_act"],
+        **{key: llm[key] for key in ("rope_theta",) if key in llm},
+    )
+
+
+def vision_sizes(clip: dict[str, Any], select_layer: int, pool: int) -> VisionConfig:
+    """From the configuration of a golden CLIP."""
+    return VisionConfig(
+        hidden_size=clip["hidden_size"],
+        num_layers=clip["num_hidden_layers"],
+        num_heads=clip["num_attention_heads"],
+        intermediate_size=clip["intermediate_size"],
+        image_size=clip["image_size"],
+        patch_size=clip["patch_size"],
+        hidden_act=clip["hidden_act"],
+        layer_norm_eps=clip["layer_norm_eps"],
+        select_layer=select_layer,
+        pool=pool,
+    )
+
+
 def model_config(spec: dict[str, Any], behaviour: Behaviour | None = None) -> ModelConfig:
     """Our configuration from the golden `spec.json`."""
     llm, clip, sam = spec["llm"], spec["clip_vision"], spec["sam2"]
     trunk, attention, memory = sam["image_encoder"]["trunk"], sam["memory_attention"], sam["memory_encoder"]
     decoder = sam["mask_decoder"]
     return ModelConfig(
-        language=LanguageConfig(
-            hidden_size=llm["hidden_size"],
-            num_layers=llm["num_hidden_layers"],
-            num_heads=llm["num_attention_heads"],
-            intermediate_size=llm["intermediate_size"],
-            vocab_size=llm["vocab_size"],
-            max_positions=llm["max_position_embeddings"],
-            rms_norm_eps=llm["rms_norm_eps"],
-            rope_theta=llm["rope_theta"],
-            hidden_act=llm["hidden_act"],
-        ),
-        vision=VisionConfig(
-            hidden_size=clip["hidden_size"],
-            num_layers=clip["num_hidden_layers"],
-            num_heads=clip["num_attention_heads"],
-            intermediate_size=clip["intermediate_size"],
-            image_size=clip["image_size"],
-            patch_size=clip["patch_size"],
-            hidden_act=clip["hidden_act"],
-            layer_norm_eps=clip["layer_norm_eps"],
-            select_layer=clip["select_layer"],
-            pool=spec["visual_tokens"]["patches"] // spec["visual_tokens"]["tokens_per_image"],
+        language=language_sizes(llm, llm["vocab_size"]),
+        vision=vision_sizes(
+            clip,
+            clip["select_layer"],
+            spec["visual_tokens"]["patches"] // spec["visual_tokens"]["tokens_per_image"],
         ),
         sam2=Sam2Config(
             image_size=sam["image_size"],

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from glus_golden import load_weights_module
+from glus_golden import language_sizes, load_weights_module, vision_sizes
 
-from glus.config import LanguageConfig, VisionConfig
 from glus.modeling.checkpoints import load_state
+from glus.text.tokenizer import GlusTokenizer
 from glus.training.parameters import LoraSettings, add_lora
 from kfs.merging import MergingConfig, Noise
 from kfs.model import RELEASED, SelectorConfig, SelectorModel
+from kfs.prompts import make_tokenizer
 from kfs.training import select_trainable
 
 
@@ -49,28 +50,8 @@ def selector_config(root: Path) -> SelectorConfig:
     spec = json.loads((root / "tiny_model.json").read_text())
     llm, clip = spec["chatunivi_config"], spec["clip_vision_config"]
     return SelectorConfig(
-        language=LanguageConfig(
-            hidden_size=llm["hidden_size"],
-            num_layers=llm["num_hidden_layers"],
-            num_heads=llm["num_attention_heads"],
-            intermediate_size=llm["intermediate_size"],
-            vocab_size=spec["shapes"]["model.embed_tokens.weight"][0],
-            max_positions=llm["max_position_embeddings"],
-            rms_norm_eps=llm["rms_norm_eps"],
-            hidden_act=llm["hidden_act"],
-        ),
-        vision=VisionConfig(
-            hidden_size=clip["hidden_size"],
-            num_layers=clip["num_hidden_layers"],
-            num_heads=clip["num_attention_heads"],
-            intermediate_size=clip["intermediate_size"],
-            image_size=clip["image_size"],
-            patch_size=clip["patch_size"],
-            hidden_act=clip["hidden_act"],
-            layer_norm_eps=clip["layer_norm_eps"],
-            select_layer=llm["mm_vision_select_layer"],
-            pool=1,
-        ),
+        language=language_sizes(llm, spec["shapes"]["model.embed_tokens.weight"][0]),
+        vision=vision_sizes(clip, llm["mm_vision_select_layer"], 1),
         merging=MergingConfig(
             tuple(llm["config"][f"spatial_cluster_rate{level}"] for level in range(3)),
             llm["config"]["temporal_cluster_rate"],
@@ -98,3 +79,10 @@ def add_golden_lora(model: SelectorModel, root: Path) -> None:
     assert own == weights.keys()
     model.load_state_dict(weights, strict=False)
     select_trainable(model)
+
+
+def golden_tokenizer(root: Path, glus: Path) -> GlusTokenizer:
+    """The selector's tokenizer: the pieces of the set `glus`, the added tokens of this one."""
+    merged = json.loads((root / "merge.json").read_text())
+    content = (glus / "tokenizer.model").read_bytes()
+    return make_tokenizer(content, merged["added_tokens"], merged["tokenizer_config"]["legacy"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kfs_golden import golden_selector, golden_tensors, load
+from kfs_golden import golden_selector, golden_tensors, golden_tokenizer, load
 
 from glus.data.transforms import clip_image
 from glus.modeling.keys import KeyTable
@@ -32,9 +32,7 @@ def model(root: Path) -> SelectorModel:
 
 @pytest.fixture(scope="module")
 def tokenizer(root: Path, golden: Callable[[str], Path]) -> GlusTokenizer:
-    merged = json.loads((root / "merge.json").read_text())
-    content = (golden("glus") / "tokenizer.model").read_bytes()
-    return prompts.make_tokenizer(content, merged["added_tokens"], merged["tokenizer_config"]["legacy"])
+    return golden_tokenizer(root, golden("glus"))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,7 @@ def videos(root: Path, model: SelectorModel) -> dict[str, torch.Tensor]:
     assert names
     size = model.config.vision.image_size
     clips = {name: torch.stack([clip_image(frame, size) for frame in arrays[f"{name}_frames"]]) for name in names}
-    return {name: model.encode(clip) for name, clip in clips.items()}
+    return {name: model.encode_clip(clip) for name, clip in clips.items()}
 
 
 def test_weights_are_the_golden_ones(root: Path) -> None:

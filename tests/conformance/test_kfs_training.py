@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kfs_golden import add_golden_lora, golden_selector, golden_tensors, load
+from kfs_golden import add_golden_lora, golden_selector, golden_tensors, golden_tokenizer, load
 
 from glus.text.labels import collate
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.parameters import LoraSettings, add_lora, fold_lora, merged_state
-from kfs import prompts
 from kfs.model import RELEASED, SelectorConfig, SelectorModel
 from kfs.training import select_trainable, selector_losses
 
@@ -31,9 +30,7 @@ def root(golden: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(root: Path, golden: Callable[[str], Path]) -> GlusTokenizer:
-    merged = json.loads((root / "merge.json").read_text())
-    content = (golden("glus") / "tokenizer.model").read_bytes()
-    return prompts.make_tokenizer(content, merged["added_tokens"], merged["tokenizer_config"]["legacy"])
+    return golden_tokenizer(root, golden("glus"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def enter(
 
 
 def complete(store: Store, items: list[Item]) -> None:
-    with BackgroundWriter() as background:
+    with closing(BackgroundWriter()) as background:
         for item in items:
             writer = store.writer(item, "0/0", background)
             for frame in range(len(item.record.frames)):
@@ -157,7 +157,7 @@ def test_one_who_waits_is_let_in_when_the_other_ends(tmp_path: Path) -> None:
     first = enter(tmp_path, 0)
     first.__enter__()
     waiting = entered(Store(tmp_path), Launched(0, 2), SETTINGS, ITEMS, wait_seconds=60)
-    with BackgroundWriter() as thread:
+    with closing(BackgroundWriter()) as thread:
         ended = thread.submit(lambda: (time.sleep(0.3), first.__exit__(None, None, None))[1])
         with waiting as member:
             assert ended.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ OTHER = Item(Record("mevis", "cats", "1", "the other", ("a", "b", "c"), Path("fr
 
 @pytest.fixture
 def background() -> Iterator[BackgroundWriter]:
-    with BackgroundWriter() as writer:
+    with closing(BackgroundWriter()) as writer:
         yield writer
 
 
@@ -128,7 +129,7 @@ def test_the_caller_waits_only_when_too_much_is_under_way() -> None:
         gate.wait(30)
         done.append(n)
 
-    with BackgroundWriter(threads=2, waiting=5) as writer:
+    with closing(BackgroundWriter(threads=2, waiting=5)) as writer:
         for n in range(5):
             writer.submit(lambda n=n: task(n))  # type: ignore[misc]
         assert done == []  # all taken although none is done
@@ -152,7 +153,7 @@ def test_the_first_failure_ends_the_rest() -> None:
         raise OutputError("disk full")
 
     before = threading.active_count()
-    with BackgroundWriter(threads=1, waiting=50) as writer:
+    with closing(BackgroundWriter(threads=1, waiting=50)) as writer:
         futures = [writer.submit(fail), *(writer.submit(lambda n=n: begun.append(n)) for n in range(20))]  # type: ignore[misc]
         gate.set()
         for future in futures:

@@ -127,9 +127,9 @@ class Pretraining(nn.Module):
         """
         sight = look(self.model, torch.cat([sample.clip_pixels for sample in batch]))
         looks = torch.cat([sample.looks for sample in batch])
-        seen, scalars["see"] = _looks_loss(self.see(sight.tokens), looks)
-        for name, hits in zip(("colour", "shape"), _hits(self.see(sight.tokens)[..., 1:], looks), strict=False):
-            scalars[name] = hits
+        told = self.see(sight.tokens)
+        seen, scalars["see"] = _looks_loss(told, looks)
+        scalars["colour"], scalars["shape"], *_ = _hits(told[..., 1:].flatten(0, -2), looks.flatten(0, -2))
         cell = torch.arange(self.cells, device=looks.device).expand(len(looks), -1)
         placed = F.cross_entropy(self.place(sight.tokens).float().flatten(0, 1), cell.flatten())
         drawn = F.binary_cross_entropy_with_logits(
@@ -255,14 +255,16 @@ def _iou(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def _attribute_loss(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross entropy and hit rate of colour, shape, texture, size: (N, LOOK_COUNT) against (N, 4)."""
-    parts = logits.float().split([len(options) for options in LOOKS], dim=-1)
-    losses, hits = [], []
-    for part, target in zip(parts, wanted.unbind(-1), strict=True):
-        known = target != UNKNOWN
+    losses = []
+    for part, target in zip(_parts(logits), wanted.unbind(-1), strict=True):
         sums = F.cross_entropy(part, target, ignore_index=UNKNOWN, reduction="sum")
-        losses.append(sums / known.sum().clamp(min=1))
-        hits.append(((part.argmax(-1) == target) & known).sum() / known.sum().clamp(min=1))
-    return torch.stack(losses).mean(), torch.stack(hits).mean()
+        losses.append(sums / (target != UNKNOWN).sum().clamp(min=1))
+    return torch.stack(losses).mean(), torch.stack(_hits(logits, wanted)).mean()
+
+
+def _parts(logits: torch.Tensor) -> Sequence[torch.Tensor]:
+    """(N, LOOK_COUNT) -> logits of each look."""
+    return logits.float().split([len(options) for options in LOOKS], dim=-1)
 
 
 def _looks_loss(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -295,13 +297,12 @@ def with_neighbours(outlines: torch.Tensor) -> torch.Tensor:
 
 
 def _hits(logits: torch.Tensor, wanted: torch.Tensor) -> list[torch.Tensor]:
-    """Hit rate of each look."""
-    parts = logits.detach().split([len(options) for options in LOOKS], dim=-1)
-    known = [
-        (part.argmax(-1) == target, target != UNKNOWN)
-        for part, target in zip(parts, wanted.unbind(-1), strict=True)
-    ]
-    return [(hit & told).sum() / told.sum().clamp(min=1) for hit, told in known]
+    """Hit rate of each look; arguments as of `_attribute_loss`."""
+    rates = []
+    for part, target in zip(_parts(logits), wanted.unbind(-1), strict=True):
+        known = target != UNKNOWN
+        rates.append(((part.argmax(-1) == target) & known).sum() / known.sum().clamp(min=1))
+    return rates
 
 
 def _one_hot_to_index(one_hot: torch.Tensor) -> torch.Tensor:
