@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from glus.config import LanguageConfig, VisionConfig
+from glus.data.transforms import ClipView
 from glus.modeling.assemble import Assembled, assemble, upload
 from glus.modeling.keys import LLAMA_AND_PROJECTOR, KeyTable
 from glus.modeling.language import LanguageModel
@@ -35,7 +36,8 @@ RELEASED = KeyTable(
 
 @dataclass(frozen=True)
 class SelectorConfig:
-    """All sizes of a selector; the defaults are those of the original 7B model."""
+    """All sizes of a selector, and what CLIP sees of a frame (`glus.data.transforms.clip_pixels`); the defaults are
+    those of the original 7B model."""
 
     language: LanguageConfig = field(
         default_factory=lambda: LanguageConfig(vocab_size=32001, max_positions=4096, rms_norm_eps=1e-5)
@@ -43,6 +45,7 @@ class SelectorConfig:
     vision: VisionConfig = field(default_factory=lambda: VisionConfig(pool=1))
     merging: MergingConfig = field(default_factory=MergingConfig)
     out_dim: int = 256
+    clip_view: ClipView = "centre"
 
 
 class MergingTower(VisionTower):

@@ -1,0 +1,27 @@
+"""`python -m kfs <command>`: the commands of the key-frame selector; they end as those of `python -m glus`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from glus.__main__ import guarded
+from glus.commands import CommandTable
+
+COMMANDS = CommandTable(
+    "python -m kfs",
+    "command",
+    {
+        "key_frames": ("kfs.key_frames:main", "choose the frame with the highest score of every expression"),
+    },
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # why: see `glus.__main__.main`
+    return COMMANDS.run(argv, guarded)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
