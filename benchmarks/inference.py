@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training import counted
 
 from glus.api import DTYPES
 from glus.config import Behaviour, InferenceConfig, ModelConfig, load_yaml
@@ -40,6 +39,7 @@ from glus.errors import InputError
 from glus.inference import engine, reference
 from glus.inference.queries import Dialog, Query
 from glus.modeling.glus import GLUSModel
+from glus.modeling.work import counted
 from glus.text.tokenizer import GlusTokenizer
 from glus.video import open_frames
 

@@ -31,7 +31,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ from typing import Any
 import torch
 from davis import peak_mib
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from glus.api import DTYPES, GLUS
 from glus.config import LanguageConfig, ModelConfig, Sam2Config, VisionConfig
@@ -48,6 +47,7 @@ from glus.data.sampling import ClipSample, SamplingRules, open_records
 from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import upsample_logits
 from glus.modeling.pretrained import fresh_model
+from glus.modeling.work import Waits, counted
 from glus.text.tokenizer import GlusTokenizer
 from glus.training import batches
 from glus.training.batches import TrainingSet
@@ -196,48 +196,6 @@ def timed(step: Callable[[int], Any], number: int, device: str) -> float:
 
 
 # --- what is counted ------------------------------------------------------------------------------------------
-
-
-class Waits(TorchDispatchMode):
-    """Counts how often the host asks for a value of a tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
-@contextmanager
-def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
-    """Items that each part is given within the block."""
-    parts: dict[str, tuple[nn.Module, Callable[[Sequence[torch.Tensor]], int]]] = {
-        "clip_frames": (model.vision, lambda args: len(args[0])),
-        "sam2_image_encodings": (model.sam.image_encoder, lambda args: len(args[0])),
-        "llm_positions": (model.language.decoder.layers[0], lambda args: args[0].shape[0] * args[0].shape[1]),
-        "lm_head_positions": (model.language.lm_head, lambda args: args[0][..., 0].numel()),
-        "memory_encoder_calls": (model.sam.memory_encoder, lambda _: 1),
-        "memory_attention_calls": (model.sam.memory_attention, lambda _: 1),
-        "mask_decoder_calls": (model.sam.sam_mask_decoder.transformer, lambda _: 1),
-        "seg_head_positions": (model.seg_head, lambda args: args[0][..., 0].numel()),
-    }
-    seen = dict.fromkeys(parts, 0)
-
-    def note(name: str, measure: Callable[[Sequence[torch.Tensor]], int]) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any) -> None:
-            # memory attention is called by keyword
-            seen[name] += measure(args)
-
-        return hook
-
-    handles = [part.register_forward_pre_hook(note(name, measure)) for name, (part, measure) in parts.items()]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

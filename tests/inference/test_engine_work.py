@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 from test_engine import made_up, patched
 from tiny import tiny_clip, tiny_glus
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from glus.api import GLUS
 from glus.config import InferenceConfig
@@ -20,6 +19,7 @@ from glus.inference.queries import Dialog, Query
 from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import FrameFeatures, MaskOutput
 from glus.modeling.memory import MemoryEntry
+from glus.modeling.work import Waits, counted
 from glus.video import open_frames
 
 FRAMES, EXPRESSIONS = 60, 16
@@ -28,33 +28,6 @@ FRAMES, EXPRESSIONS = 60, 16
 @pytest.fixture(scope="module")
 def glus() -> GLUS:
     return tiny_glus()
-
-
-@contextmanager
-def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
-    sam = model.sam
-    parts: dict[str, tuple[torch.nn.Module, Callable[..., int]]] = {
-        "clip": (model.vision, lambda args: len(args[0])),
-        "sam": (sam.image_encoder, lambda args: len(args[0])),
-        "positions": (model.language.decoder.layers[0], lambda args: args[0].shape[0] * args[0].shape[1]),
-        "heads": (model.language.lm_head, lambda args: len(args[0])),
-        "seg heads": (model.seg_head, lambda args: len(args[0])),
-        "decode": (sam.sam_mask_decoder.transformer, lambda _: 1),
-        "attend": (sam.memory_attention, lambda _: 1),
-        "remember": (sam.memory_encoder, lambda _: 1),
-    }
-    seen = dict.fromkeys(parts, 0)
-
-    def hook(name: str, measure: Callable[..., int]) -> Callable[..., None]:
-        def note(_: Any, args: Any) -> None:
-            seen[name] += measure(args)
-
-        return note
-
-    handles = [part.register_forward_pre_hook(hook(name, measure)) for name, (part, measure) in parts.items()]
-    yield seen
-    for handle in handles:
-        handle.remove()
 
 
 class Counting:
@@ -71,18 +44,6 @@ class Counting:
     def __getitem__(self, index: int) -> np.ndarray:
         self.read.append(index)
         return self._source[index]
-
-
-class Waits(TorchDispatchMode):
-    """Counts how often the host asks for a value of a tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -157,16 +118,17 @@ def test_nothing_is_done_twice(glus: GLUS) -> None:
     assert len(results) == FRAMES * EXPRESSIONS
     assert sorted(source.read) == list(range(FRAMES))
     plain, least = floor(glus, queries, FRAMES, config)
-    positions = seen.pop("positions")
+    positions, calls = seen.pop("llm_positions"), seen.pop("llm_calls")
     assert seen == {
-        "clip": FRAMES,
-        "sam": FRAMES,
-        "heads": FRAMES * EXPRESSIONS,
-        "seg heads": FRAMES * EXPRESSIONS,
-        "decode": FRAMES,
-        "attend": FRAMES - 1,
-        "remember": FRAMES - 1,
+        "clip_frames": FRAMES,
+        "sam2_image_encodings": FRAMES,
+        "lm_head_positions": FRAMES * EXPRESSIONS,
+        "seg_head_positions": FRAMES * EXPRESSIONS,
+        "mask_decoder_calls": FRAMES,
+        "memory_attention_calls": FRAMES - 1,
+        "memory_encoder_calls": FRAMES - 1,
     }
+    assert calls < FRAMES * EXPRESSIONS
     assert plain / 3 < positions <= least  # padding included
     assert waits.count == 0  # values come in lists, a list for each chunk
 
@@ -175,8 +137,8 @@ def test_one_expression_is_read_at_the_floor(glus: GLUS) -> None:
     config, queries = InferenceConfig(), made_up(1, FRAMES, 1, False)
     with without_sam2(glus.model), counted(glus.model) as seen:
         list(engine.segment_clip(glus.model, glus.tokenizer, open_frames(tiny_clip(FRAMES)), queries, config))
-    assert seen["positions"] <= floor(glus, queries, FRAMES, config)[1]
-    assert seen["heads"] == seen["decode"] == FRAMES
+    assert seen["llm_positions"] <= floor(glus, queries, FRAMES, config)[1]
+    assert seen["lm_head_positions"] == seen["mask_decoder_calls"] == FRAMES
 
 
 def test_key_frames_cost_a_second_look_at_frames_met_in_both_passes(glus: GLUS) -> None:
@@ -186,6 +148,8 @@ def test_key_frames_cost_a_second_look_at_frames_met_in_both_passes(glus: GLUS) 
     with without_sam2(glus.model), counted(glus.model) as seen:
         list(engine.segment_clip(glus.model, glus.tokenizer, source, queries, InferenceConfig()))
     context = 4
-    assert seen["clip"] == context + (8 + 9) - 2 * context + 1  # frame 1 of the context lies in one pass alone
-    assert seen["sam"] == seen["decode"] == 8 + 9
-    assert len(source.read) == seen["clip"]
+    assert (
+        seen["clip_frames"] == context + (8 + 9) - 2 * context + 1
+    )  # frame 1 lies in one pass
+    assert seen["sam2_image_encodings"] == seen["mask_decoder_calls"] == 8 + 9
+    assert len(source.read) == seen["clip_frames"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from transformers import masking_utils
 
 from glus.api import GLUS
 from glus.data.records import Record
-from glus.modeling.glus import GLUSModel
+from glus.modeling.work import counted
 from glus.text.tokenizer import IMAGE_INDEX
 from glus.training.contrastive import ObjectContrastiveLoss, ObjectTable
 from glus.training.forward import FrameTrace, TrainingForward, TrainingOutput, TrainingSample
@@ -35,42 +33,16 @@ def glus() -> GLUS:
     return built
 
 
-@contextmanager
-def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
-    """Items each part is given: frames for the image parts, rows for the language model, calls for the rest."""
-    parts: dict[str, tuple[torch.nn.Module, Callable[..., int]]] = {
-        "clip": (model.vision, lambda args: len(args[0])),
-        "sam": (model.sam.image_encoder, lambda args: len(args[0])),
-        "llm": (model.language.decoder.layers[0], lambda _: 1),
-        "attend": (model.sam.memory_attention, lambda _: 1),
-        "remember": (model.sam.memory_encoder, lambda _: 1),
-        "head": (model.language.lm_head, lambda args: len(args[0])),
-    }
-    seen = dict.fromkeys([*parts, "positions"], 0)
-
-    def hook(name: str, measure: Callable[..., int]) -> Callable[..., None]:
-        def note(_: Any, args: Any) -> None:
-            seen[name] += measure(args)
-            if name == "llm":
-                batch, length, _ = args[0].shape
-                seen["positions"] += batch * length
-
-        return note
-
-    handles = [part.register_forward_pre_hook(hook(name, measure)) for name, (part, measure) in parts.items()]
-    yield seen
-    for handle in handles:
-        handle.remove()
-
-
 def test_no_work_is_repeated_per_expression(glus: GLUS) -> None:
     """D28, D29: with 3 expressions CLIP sees each frame once and SAM-2 each query frame once, in one LLM call
     whose head is asked at [SEG] alone."""
     batch = [tiny_sample(glus), tiny_sample(glus, expressions=2, seed=1)]
     with counted(glus.model) as seen:
         output = TrainingForward(glus.model)(batch)
-    positions, calls = seen.pop("positions"), seen.pop("llm")
-    assert seen == {"clip": 10, "sam": 6, "attend": 4, "remember": 4, "head": 15}
+    positions, calls = seen["llm_positions"], seen["llm_calls"]
+    assert (seen["clip_frames"], seen["sam2_image_encodings"]) == (10, 6)
+    assert seen["memory_attention_calls"] == seen["memory_encoder_calls"] == 4
+    assert seen["lm_head_positions"] == seen["seg_head_positions"] == 15
     # Context frames and first query frame are read once per sample: their text and 3 images of 4 tokens.
     rows = [row for sample in batch for row in sample.rows]
     shared = next(i for i in range(len(rows[0])) if any(row[i] != rows[0][i] for row in rows))
@@ -222,7 +194,7 @@ def test_without_memory_frames_are_independent(glus: GLUS) -> None:
     step = TrainingForward(glus.model, use_memory=False)
     with counted(glus.model) as seen:
         plain = step([sample]).low_res[0]
-    assert seen["attend"] == seen["remember"] == 0
+    assert seen["memory_attention_calls"] == seen["memory_encoder_calls"] == 0
     first_black = dataclasses.replace(sample, sam_pixels=sample.sam_pixels.clone())
     first_black.sam_pixels[0] = 0
     changed = step([first_black]).low_res[0]
