@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from glus.errors import InputError
+
 Noise = Callable[[tuple[int, int]], torch.Tensor]
 """(B, N) -> uniform draws in [0, 1) of that shape. The original adds them, scaled, to every density."""
 
@@ -28,6 +30,12 @@ class MergingConfig:
 
     spatial: tuple[int, ...] = (64, 32, 16)
     temporal: float = 0.0625
+
+    def __post_init__(self) -> None:
+        if len(self.spatial) != len(NEIGHBOURS) or min(self.spatial) < 1 or self.temporal <= 0:
+            raise InputError(
+                f"merging needs {len(NEIGHBOURS)} spatial counts from 1 and a temporal one above 0, found {self}"
+            )
 
     @property
     def tokens_per_image(self) -> int:

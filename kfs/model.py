@@ -13,12 +13,13 @@ from torch import nn
 
 from glus.config import LanguageConfig, VisionConfig
 from glus.data.transforms import ClipView
+from glus.errors import InputError
 from glus.modeling.assemble import Assembled, assemble, upload
 from glus.modeling.keys import LLAMA_AND_PROJECTOR, KeyTable
 from glus.modeling.language import LanguageModel
 from glus.modeling.multimodal import MultimodalModel
 from glus.modeling.vision import VisionTower
-from kfs.merging import MergingConfig, merge_frames
+from kfs.merging import MergingConfig, cluster_count, merge_frames
 
 CHAT_UNIVI = KeyTable("Chat-UniVi", (*LLAMA_AND_PROJECTOR, ("model.vision_tower.**", None)))
 """What training starts from (3.1). Its tower, if it has one, is CLIP's own, which is loaded from CLIP."""
@@ -36,8 +37,10 @@ RELEASED = KeyTable(
 
 @dataclass(frozen=True)
 class SelectorConfig:
-    """All sizes of a selector, and what CLIP sees of a frame (`glus.data.transforms.clip_pixels`); the defaults are
-    those of the original 7B model."""
+    """All sizes of a selector, and what CLIP sees of a frame (`glus.data.transforms.clip_pixels`).
+
+    The defaults are those of the original 7B model.
+    """
 
     language: LanguageConfig = field(
         default_factory=lambda: LanguageConfig(vocab_size=32001, max_positions=4096, rms_norm_eps=1e-5)
@@ -46,6 +49,20 @@ class SelectorConfig:
     merging: MergingConfig = field(default_factory=MergingConfig)
     out_dim: int = 256
     clip_view: ClipView = "centre"
+
+    def __post_init__(self) -> None:
+        counts = [self.vision.tokens_per_image * self.vision.pool]
+        for ratio in self.merging.spatial:
+            counts.append(cluster_count(ratio, counts[-1]))
+            if counts[-1] > counts[-2]:
+                raise InputError(f"merging.spatial {ratio} asks for more tokens than the {counts[-2]} there are")
+
+
+def make_score_head(hidden: int, out_dim: int) -> nn.Sequential:
+    """The three layers between a state and a score, newly initialised (2.5)."""
+    return nn.Sequential(
+        nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out_dim), nn.ReLU(), nn.Linear(out_dim, 1)
+    )
 
 
 class MergingTower(VisionTower):
@@ -70,13 +87,7 @@ class SelectorModel(MultimodalModel):
         hidden = config.language.hidden_size
         self.vision = MergingTower(config.vision, config.merging, hidden)
         self.language = LanguageModel(config.language)
-        self.score_head = nn.Sequential(
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, config.out_dim),
-            nn.ReLU(),
-            nn.Linear(config.out_dim, 1),
-        )
+        self.score_head = make_score_head(hidden, config.out_dim)
 
     def assemble(
         self,

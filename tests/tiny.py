@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from tiny_text import tiny_tokenizer
+from torch import nn
 
 from glus.api import GLUS
 from glus.config import Behaviour, InferenceConfig, LanguageConfig, ModelConfig, Sam2Config, VisionConfig
@@ -17,6 +18,7 @@ from glus.inference.reference import StepTrace, segment_expression
 from glus.modeling.checkpoints import to_released
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import CLIP
+from glus.modeling.multimodal import MultimodalModel
 from glus.modeling.pretrained import fresh_model
 from glus.text import prompts
 from glus.text.tokenizer import GlusTokenizer
@@ -186,7 +188,7 @@ def released_state(model: GLUSModel, with_clip: bool = False) -> dict[str, torch
     return state
 
 
-def clip_config(model: GLUSModel) -> dict[str, Any]:
+def clip_config(model: MultimodalModel) -> dict[str, Any]:
     """The `config.json` of a published CLIP, its vision part nested."""
     vision = model.config.vision
     return {
@@ -206,7 +208,7 @@ def clip_config(model: GLUSModel) -> dict[str, Any]:
     }
 
 
-def clip_state(model: GLUSModel) -> dict[str, torch.Tensor]:
+def clip_state(model: MultimodalModel) -> dict[str, torch.Tensor]:
     """A published CLIP: vision tower, text tower, projections, and integer position ids."""
     own = {k: v for k, v in model.state_dict().items() if k.startswith("vision.tower.")}
     state = {CLIP.to_foreign(key): value.clone() for key, value in own.items()}
@@ -222,7 +224,7 @@ def clip_state(model: GLUSModel) -> dict[str, torch.Tensor]:
     }
 
 
-def same_weights(one: GLUSModel, other: GLUSModel) -> bool:
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Bit by bit, keys included."""
     a, b = one.state_dict(), other.state_dict()
     return set(a) == set(b) and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)

@@ -44,12 +44,14 @@ def load_state(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     source: str = "checkpoint",
+    fp32_parts: tuple[str, ...] = (),
 ) -> None:
     """Put `state` (our names) into `model`, strictly, and recompute what is not stored.
 
     Args:
         model: one with `finish_loading`, such as `GLUSModel`.
         dtype: what every weight is cast to; None keeps the stored dtypes (they must then agree).
+        fp32_parts: what the names of those begin with that are cast to fp32 instead.
 
     Raises:
         InputError: a missing, surplus or misshaped key, by name, or a value that is not floating point.
@@ -58,7 +60,10 @@ def load_state(
     wrong = [k for k, v in state.items() if not v.is_floating_point()]
     if wrong:
         raise InputError(f"{source}: {name_some(wrong)} must be floating point")
-    moved = {key: value.to(device=device, dtype=dtype) for key, value in state.items()}
+    moved = {
+        key: value.to(device=device, dtype=torch.float32 if fp32_parts and key.startswith(fp32_parts) else dtype)
+        for key, value in state.items()
+    }
     if dtype is None and len({v.dtype for v in moved.values()}) > 1:
         raise InputError(f"{source}: stored dtypes differ; say which one to load with dtype=")
     model.load_state_dict(moved, strict=True, assign=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,6 +15,8 @@ from glus.modeling.vision import VisionTower
 class MultimodalModel(nn.Module):
     """CLIP tower + LLaMA; subclasses build both and say what becomes of the states."""
 
+    config: Any
+    """A frozen dataclass of all sizes, the subclass's own."""
     vision: VisionTower
     language: LanguageModel
 

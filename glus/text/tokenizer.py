@@ -18,7 +18,7 @@ from pathlib import Path
 import sentencepiece
 
 from glus.errors import InputError
-from glus.io import expect, read_json, write_bytes, write_json
+from glus.io import expect, field, read_json, write_bytes, write_json
 
 SEG_TOKEN = "[SEG]"
 IM_START_TOKEN = "<im_start>"
@@ -33,6 +33,7 @@ REQUIRED_ADDED = (SEG_TOKEN, IM_START_TOKEN, IM_END_TOKEN)
 WORD_START = "\u2581"
 MODEL_FILE = "tokenizer.model"
 ADDED_FILE = "added_tokens.json"
+SETTINGS_FILE = "tokenizer_config.json"
 
 
 class GlusTokenizer:
@@ -72,25 +73,37 @@ class GlusTokenizer:
         self._cutter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     @classmethod
-    def from_folder(cls, path: str | os.PathLike[str], strip_around_added: bool = True) -> GlusTokenizer:
+    def from_folder(
+        cls,
+        path: str | os.PathLike[str],
+        strip_around_added: bool = True,
+        legacy: bool | None = True,
+        required: Sequence[str] = REQUIRED_ADDED,
+    ) -> GlusTokenizer:
         """Read `tokenizer.model` and `added_tokens.json` from a checkpoint folder.
 
-        `tokenizer_config.json` is not read: whatever class or `legacy` flag it names, the ids stay those
-        the weights were trained with (defect D48).
+        Args:
+            legacy: rule 3. GLUS sets it: whatever class or `legacy` flag `tokenizer_config.json` names, the ids
+                stay those the weights were trained with (defect D48). None takes the flag from there, true where
+                it is absent. An `added_tokens.json` may be absent if nothing is `required`.
 
         Raises:
             InputError: a file is missing or unusable; the message names it.
         """
         folder = Path(path)
-        missing = [name for name in (MODEL_FILE, ADDED_FILE) if not (folder / name).is_file()]
+        wanted = (MODEL_FILE, ADDED_FILE) if required else (MODEL_FILE,)
+        missing = [name for name in wanted if not (folder / name).is_file()]
         if missing:
             raise InputError(f"{folder}: tokenizer files missing: {', '.join(missing)}")
         added_path = folder / ADDED_FILE
-        added = expect(read_json(added_path, "added tokens"), dict, added_path, "(top level)")
+        content = read_json(added_path, "added tokens") if required or added_path.is_file() else {}
+        added = expect(content, dict, added_path, "(top level)")
         for text, index in added.items():
             expect(index, int, added_path, text)
+        if legacy is None:
+            legacy = _stored_legacy(folder / SETTINGS_FILE)
         try:
-            return cls((folder / MODEL_FILE).read_bytes(), added, strip_around_added)
+            return cls((folder / MODEL_FILE).read_bytes(), added, strip_around_added, legacy, required)
         except InputError as error:
             raise InputError(f"{folder}: {error}") from None
 
@@ -100,12 +113,26 @@ class GlusTokenizer:
             return self
         return GlusTokenizer(self._model_bytes, self._added, strip_around_added, self._legacy, self._required)
 
+    def adding(self, text: str) -> GlusTokenizer:
+        """This tokenizer with one more token, which takes the next id and is required from now on."""
+        added, required = {**self._added, text: len(self)}, (*self._required, text)
+        return GlusTokenizer(self._model_bytes, added, self._strip, self._legacy, required)
+
+    @property
+    def legacy(self) -> bool:
+        return self._legacy
+
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `tokenizer.model` (same bytes as loaded) and `added_tokens.json` into `folder`."""
+        """Write `tokenizer.model` (same bytes as loaded) and `added_tokens.json` into `folder`.
+
+        A `tokenizer_config.json` says so where the tokenizer is not `legacy`.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         write_bytes(target / MODEL_FILE, self._model_bytes)
         write_json(target / ADDED_FILE, dict(sorted(self._added.items())))
+        if not self._legacy:
+            write_json(target / SETTINGS_FILE, {"legacy": False})
 
     def __len__(self) -> int:
         """Rows an embedding table needs: base vocabulary plus added tokens."""
@@ -227,6 +254,13 @@ class GlusTokenizer:
         if self._sp.id_to_piece(index) != text:
             raise InputError(f"{MODEL_FILE} has no token {text}; a LLaMA sentencepiece model is needed")
         return index
+
+
+def _stored_legacy(path: Path) -> bool:
+    if not path.is_file():
+        return True
+    content = expect(read_json(path, "tokenizer settings"), dict, path, "(top level)")
+    return bool(field({"legacy": True, **content}, "legacy", bool, path, "(top level)"))
 
 
 def _load_sentencepiece(model_bytes: bytes) -> sentencepiece.SentencePieceProcessor:

@@ -24,10 +24,11 @@ from glus.api import DTYPES, GLUS
 from glus.config import Behaviour
 from glus.errors import InputError
 from glus.modeling.checkpoints import load_state, read_file
+from glus.modeling.folders import resolve
 from glus.modeling.glus import GLUSModel
 from glus.modeling.language import LanguageModel
 from glus.modeling.mask_decoder import Sam2Path
-from glus.modeling.pretrained import fresh_seg_head, resolve
+from glus.modeling.pretrained import fresh_seg_head
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("bin", 2), ("bin", 1), ("safetensors", 3), ("safetensors", 1)])
