@@ -11,6 +11,7 @@ from glus.data.synthetic.candidates import MOTION, RELATION, STATIC, Candidate
 from glus.data.synthetic.config import SyntheticConfig
 from glus.data.synthetic.dice import Dice
 from glus.data.synthetic.language import KINDS, PLACES, SUPERLATIVES, VERB_PHRASES, Noun
+from glus.data.synthetic.scene import Thing
 from glus.data.synthetic.shapes import COLOURS, SHAPES, SIZES, TEXTURES
 
 _SHARES = ((MOTION, 0.56), (RELATION, 0.22), (STATIC, 0.22))
@@ -105,6 +106,15 @@ def _rarity(predicate: str) -> float:
     if predicate.startswith(("on_", "outermost_", "biggest", "smallest", "moves", "rests", "looks")):
         return 0.6
     return 1.5
+
+
+def absent(dice: Dice, things: Sequence[Thing]) -> Sentence:
+    """A sentence about an object that is not there: its looks are named, and no object of the scene has them."""
+    while True:
+        noun = _free_noun(dice, 0.7)
+        named = [(kind, value) for kind, value in noun.attributes if kind != "size"]
+        if len(named) > 1 and not any(all(getattr(t, kind) == value for kind, value in named) for t in things):
+            return Sentence(language.subject(dice, noun, 1, False), STATIC, "looks", (), noun, None)
 
 
 def sample_sentences(count: int, seed: int = 0) -> list[str]:

@@ -26,6 +26,7 @@ class Reading:
 
     Attributes:
         answers: (R, H) states that predict each [SEG].
+        senses: (R, H) the same states where they enter layer `NOUN`: what they know of the words.
         paths: (B, N, H) states of the last frame's image tokens behind layer `TRACK`.
         facts: (B, N, H) states of the last frame's image tokens, where they enter layer `NOUN`.
         track: (B, heads, N, P) how strongly these tokens attend to the beginning in layer `TRACK`, -inf where they
@@ -36,6 +37,7 @@ class Reading:
     """
 
     answers: torch.Tensor
+    senses: torch.Tensor
     paths: torch.Tensor
     facts: torch.Tensor
     track: torch.Tensor
@@ -89,6 +91,7 @@ def read(model: GLUSModel, rows: Sequence[Sequence[Sequence[int]]], images: torc
     starts = [i + (cells - 1) * n for n, i in enumerate(i for i, t in enumerate(first[:cut]) if t == IMAGE_INDEX)]
     return Reading(
         answers=after[row, last],
+        senses=seen["facts"][1][row, last],
         paths=seen["paths"][0][:, -cells:],
         facts=seen["facts"][0][:, -cells:],
         track=track.masked_fill(later, -torch.inf),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from glus.data.synthetic import SyntheticVideo
 from glus.data.synthetic.language import Noun
-from glus.data.synthetic.predicates import SOLO, spins
+from glus.data.synthetic.predicates import HEADINGS, SOLO, spins
+from glus.data.synthetic.relations import RANKINGS, VERSUS
 from glus.data.synthetic.shapes import COLOURS, SHAPES, SIZES, TEXTURES
 
 UNKNOWN = -100
@@ -23,6 +24,16 @@ LOOKS: tuple[tuple[str, ...], ...] = (tuple(COLOURS), tuple(SHAPES), TEXTURES, S
 LOOK_COUNT = sum(map(len, LOOKS))
 CLAIMS = (*SOLO, "spins")
 """What one object can be said to do, whatever the others do."""
+PREDICATES = (
+    *("looks", "biggest", "smallest", "together", "nearest", "nearest_end"),
+    *(*CLAIMS, *RANKINGS, *VERSUS),
+    *(
+        form.format(side)
+        for form in ("outermost_{}", "on_{}", "{}_of", "ends_on_{}", "ends_{}_of")
+        for side in HEADINGS
+    ),
+)
+"""All that a sentence can claim (`glus.data.synthetic.candidates`)."""
 SEEN_SHARE = 0.08
 """Share of a cell that an object must cover to count as what the cell shows."""
 
@@ -73,6 +84,15 @@ def fitting(video: SyntheticVideo, noun: Noun | None) -> list[int]:
         number
         for number, thing in enumerate(video.scene.things)
         if all(getattr(thing, kind) == value for kind, value in noun.attributes)
+    ]
+
+
+def named(noun: Noun | None) -> list[int]:
+    """Colour, shape, texture and size that a noun names, as a row of `looks`; `UNKNOWN` where it names none."""
+    said = dict(noun.attributes) if noun else {}
+    return [
+        options.index(said[kind]) if kind in said else UNKNOWN
+        for kind, options in zip(("colour", "shape", "texture", "size"), LOOKS, strict=True)
     ]
 
 

@@ -15,18 +15,22 @@ from glus.config import ModelConfig
 from glus.data.sampling import context_indices
 from glus.data.synthetic import SyntheticConfig, SyntheticVideo
 from glus.data.synthetic.candidates import MOTION
+from glus.data.synthetic.dice import Dice
+from glus.data.synthetic.sentences import absent
 from glus.data.synthetic.source import DATASET, Reading, draw_video, texts
 from glus.data.transforms import clip_image, sam_image
 from glus.errors import InputError
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.batches import draw_row
 from glus.training.pretraining.facts import (
+    PREDICATES,
     UNKNOWN,
     cell_shares,
     claims,
     fitting,
     hint,
     looks,
+    named,
     no_hint,
     outlines,
     paths,
@@ -49,6 +53,7 @@ class PretrainingConfig:
         mask_frames: frames of the mask side; one means no memory.
         looks_only: share of the hints at one object that give only its looks: the mask decoder has to search.
         motion: ask for what moves how, too; a single frame cannot answer that.
+        absent: share of the sentences that are about an object that is not there.
         expressions: "blind" hides them (`glus.data.synthetic.source.NO_SENTENCE`).
     """
 
@@ -60,6 +65,7 @@ class PretrainingConfig:
     context_frames: int = 4
     expressions: Reading = "read"
     motion: bool = True
+    absent: float = 0.05
     video: SyntheticConfig = dataclasses.field(default_factory=lambda: SyntheticConfig(max_sentences=24))
 
     def __post_init__(self) -> None:
@@ -118,6 +124,8 @@ class LanguageSample:
     rows: tuple[tuple[int, ...], ...]
     hints: torch.Tensor
     nouns: torch.Tensor
+    predicates: torch.Tensor
+    named: torch.Tensor
     dataset: str = DATASET
 
 
@@ -196,7 +204,10 @@ class PretrainingSet:
         count, wanted = len(said), self.config.sentences
         # A video with less to say repeats itself in other templates, so that batches stay rectangular.
         chosen = [*rng.permutation(count)[:wanted], *rng.integers(count, size=max(0, wanted - count))]
-        sentences = [said[int(i)] for i in chosen]
+        dice = Dice(int(rng.integers(2**31)))
+        sentences = [
+            absent(dice, video.scene.things) if dice.chance(self.config.absent) else said[int(i)] for i in chosen
+        ]
         hints = [
             hint(video.target(s)[query], self.cells, look[s.targets[0]] if len(s.targets) == 1 else None)
             for s in sentences
@@ -216,6 +227,8 @@ class PretrainingSet:
             tuple(tuple(ids[: ids.index(self.tokenizer.seg_id)]) for ids in rows),
             torch.from_numpy(np.stack(hints)),
             torch.from_numpy(np.array(nouns, np.float32)),
+            torch.tensor([PREDICATES.index(s.predicate) for s in sentences]),
+            torch.tensor([[named(s.noun), named(s.other)] for s in sentences]),
         )
 
     def _masks(self, name: str, video: SyntheticVideo, rng: np.random.Generator) -> MaskSample:
@@ -274,4 +287,4 @@ class PretrainingSet:
 
 def _cells_of(video: SyntheticVideo, objects: list[int], frame: int, side: int) -> NDArray[np.float32]:
     """(side^2,) share of each cell that some objects cover in a frame, 0..1."""
-    return cell_shares(np.asarray(video.masks[objects, frame].any(axis=0))[None], side).ravel()
+    return cell_shares(np.asarray(video.masks[np.array(objects, np.int64), frame].any(axis=0))[None], side).ravel()

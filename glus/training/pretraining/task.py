@@ -37,7 +37,7 @@ from glus.training.pretraining.attention import (
     neighbour,
     read,
 )
-from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, OUTLINE, UNKNOWN, hint_size
+from glus.training.pretraining.facts import CLAIMS, LOOK_COUNT, LOOKS, OUTLINE, PREDICATES, UNKNOWN, hint_size
 from glus.training.pretraining.samples import (
     LanguageSample,
     MaskSample,
@@ -93,6 +93,7 @@ class Pretraining(nn.Module):
         self.draw = nn.Linear(model.config.vision.hidden_size, 9 * OUTLINE**2)
         self.path = nn.Linear(width, 4 * (context_frames + 1))
         self.follow = nn.Linear(width, 1 + LOOK_COUNT + len(CLAIMS))
+        self.sense = nn.Linear(width, len(PREDICATES) + 2 * LOOK_COUNT)
         self.point = nn.Linear(width, self.cells + 1 + LOOK_COUNT)
         self.register_buffer("code", _random_code(hint_size(self.cells), out))
 
@@ -156,13 +157,14 @@ class Pretraining(nn.Module):
             reduction="sum",
         ) / verdicts.abs().sum().clamp(min=1)
         walked = self._paths(reading.paths, torch.stack([sample.paths for sample in batch]))
+        sensed = self._sense(batch, reading.senses, scalars)
         pointed = self._pointing(batch, reading.answers, scalars)
         answers = self.model.language.logits(reading.answers, fp32=True).float()
         answer = F.cross_entropy(answers, answers.new_full((len(answers),), self.model.seg_id, dtype=torch.long))
         taught = self._attention(batch, reading)
         scalars |= {"claims": claimed, "path": walked, "point": pointed, "answer": answer, **taught}
         told = followed + 10 * walked + 5 * claimed
-        return told + pointed + torch.stack(list(taught.values())).sum() + 0.1 * answer
+        return told + sensed + pointed + torch.stack(list(taught.values())).sum() + 0.1 * answer
 
     def _paths(self, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """Image tokens (B, N, H) know where their object is in every frame, (B, N, frames, 4): from that they
@@ -175,6 +177,19 @@ class Pretraining(nn.Module):
         return 0.1 * seen.sum() / (shown.sum() * present.shape[-1]).clamp(min=1) + off.sum() / present.sum().clamp(
             min=1
         )
+
+    def _sense(
+        self, batch: Sequence[LanguageSample], states: torch.Tensor, scalars: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Before it looks at objects the answer knows what the words claim, and which looks they name."""
+        guess = self.sense(F.layer_norm(states, states.shape[-1:])).float()
+        claims, looks = guess.split([len(PREDICATES), 2 * LOOK_COUNT], dim=-1)
+        said = torch.cat([sample.predicates for sample in batch])
+        scalars["said"] = (claims.argmax(-1) == said).float().mean()
+        named, scalars["named"] = _attribute_loss(
+            looks.reshape(-1, LOOK_COUNT), torch.cat([sample.named for sample in batch]).flatten(0, 1)
+        )
+        return F.cross_entropy(claims, said) + named
 
     def _attention(self, batch: Sequence[LanguageSample], reading: Reading) -> dict[str, torch.Tensor]:
         """Losses of the attention that is taught (`attention`), by name."""

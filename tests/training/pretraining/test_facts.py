@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from glus.data.synthetic import SyntheticConfig, SyntheticVideo, generate_video
+from glus.data.synthetic.dice import Dice
+from glus.data.synthetic.sentences import absent
 from glus.training.pretraining import facts
 
 SIDE = 8
@@ -87,3 +89,29 @@ def test_paths_are_where_the_masks_are(video: SyntheticVideo) -> None:
             assert size**2 * height * width == pytest.approx(mask.sum(), rel=1e-4)
             mirrored = np.nonzero(mask[:, ::-1])[1]
             assert mirrored.mean() + 0.5 == pytest.approx(width * (1 - x), abs=1e-3)
+
+
+def test_every_claim_and_the_looks_it_names_have_a_number() -> None:
+    assert len(set(facts.PREDICATES)) == len(facts.PREDICATES)
+    config = SyntheticConfig(width=96, height=64, frames=12, max_sentences=24)
+    for index in range(6):
+        video = generate_video(8, index, config)
+        table = facts.looks(video)
+        for sentence in video.sentences:
+            assert sentence.predicate in facts.PREDICATES
+            named = np.array(facts.named(sentence.noun))
+            assert (named != facts.UNKNOWN).sum() == len(sentence.noun.attributes)
+            for target in sentence.targets:
+                assert (table[target] == named)[named != facts.UNKNOWN].all()
+    assert facts.named(None) == [facts.UNKNOWN] * 4
+
+
+def test_an_absent_object_is_named_by_looks_that_nothing_has(video: SyntheticVideo) -> None:
+    dice = Dice(0)
+    for _ in range(50):
+        sentence = absent(dice, video.scene.things)
+        looks = [pair for pair in sentence.noun.attributes if pair[0] != "size"]
+        assert len(looks) > 1
+        assert not any(all(getattr(thing, k) == v for k, v in looks) for thing in video.scene.things)
+        assert not facts.fitting(video, sentence.noun)
+        assert not video.target(sentence).any()

@@ -20,7 +20,7 @@ from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import IMAGE_INDEX
 from glus.training.launch import Place
-from glus.training.pretraining.facts import OUTLINE, UNKNOWN
+from glus.training.pretraining.facts import OUTLINE, PREDICATES, UNKNOWN
 from glus.training.pretraining.samples import (
     LanguageSample,
     MaskSample,
@@ -81,6 +81,24 @@ def test_what_is_meant_lies_among_what_the_noun_fits() -> None:
         cells = sample.owners.shape[1]
         # hints hold the root of the share
         assert bool((sample.nouns[:, 0] >= sample.hints[:, :cells] ** 2 - 1e-6).all())
+
+
+def test_of_an_absent_object_nothing_is_to_be_found() -> None:
+    sample = samples("language", dataclasses.replace(SMALL, absent=1.0))[0]
+    assert isinstance(sample, LanguageSample)
+    assert not sample.hints.any()
+    assert not sample.nouns[:, 0].any()
+    assert bool((sample.named[:, 0] != UNKNOWN).any(dim=1).all()), "yet the sentence names looks"
+
+
+def test_the_answer_is_asked_what_the_words_claim() -> None:
+    batch = [sample for number in range(2) if isinstance(sample := samples("language")[number], LanguageSample)]
+    pretraining = Pretraining(fresh_model(sizes(), tiny_tokenizer(), 0), "language")
+    scalars = pretraining(batch).scalars
+    assert 0 <= float(scalars["said"]) <= 1
+    pretraining.zero_grad()
+    other = [dataclasses.replace(s, predicates=(s.predicates + 1) % len(PREDICATES)) for s in batch]
+    assert pretraining(other).loss.item() != pretraining(batch).loss.item()
 
 
 def test_the_blind_twin_reads_the_same_words_of_every_object() -> None:
