@@ -13,6 +13,8 @@ COMMANDS = CommandTable(
     "python -m kfs",
     "command",
     {
+        "score": ("kfs.score_command:main", "score all frames of a data set, sharded and resumable"),
+        "evaluate": ("kfs.evaluate_command:main", "compare scores with true IoUs: rank correlation, chosen frames"),
         "key_frames": ("kfs.key_frames:main", "choose the frame with the highest score of every expression"),
     },
 )

@@ -222,7 +222,7 @@ class RecordSource:
         frames: dict[int, Frame] = {}
         for index in (*query, *context):
             if index not in frames:
-                frames[index] = _read_frame(first, index)
+                frames[index] = read_frame(first, index)
                 _same_size(first, query[0], index, frames)
         height, width = frames[query[0]].shape[:2]
         masks = [
@@ -241,7 +241,8 @@ class RecordSource:
         )
 
 
-def _read_frame(record: Record, index: int) -> Frame:
+def read_frame(record: Record, index: int) -> Frame:
+    """Frame `index` of a record's video; raises an InputError that names the video, too."""
     try:
         return read_image(record.frame_path(index))
     except InputError as error:

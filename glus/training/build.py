@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.batches import TrainingSet
-from glus.training.config import ModelSource, TrainConfig, merge, read_content
+from glus.training.config import LoopConfig, ModelSource, TrainConfig, identity, merge, read_content
 from glus.training.launch import Place
+from glus.training.merge import export_checkpoint
 from glus.training.parameters import add_lora, select_trainable
+from glus.training.running import Prepared
 from glus.training.task import GlusTask
 from glus.training.validation import SegmentationValidator, records_held_out, synthetic_held_out
 
@@ -125,7 +128,7 @@ def build_task(config: TrainConfig, glus: GLUS, source: SampleSource, place: Pla
     )
 
 
-def build_validator(config: TrainConfig, glus: GLUS) -> SegmentationValidator | None:
+def build_validator(config: TrainConfig, tokenizer: GlusTokenizer) -> SegmentationValidator | None:
     """The validation of `config`; None where it is off."""
     if not config.loop.validate_every:
         return None
@@ -141,9 +144,34 @@ def build_validator(config: TrainConfig, glus: GLUS) -> SegmentationValidator | 
         mem_stride=asked.mem_stride,
         use_memory=config.use_mem_bank,
     )
-    return SegmentationValidator(videos, glus.tokenizer, inference, asked.pictures)
+    return SegmentationValidator(videos, tokenizer, inference, asked.pictures)
 
 
 def about(config: TrainConfig, glus: GLUS) -> dict[str, Any]:
     """What a checkpoint says of its run, for `glus.training.merge`."""
     return {"model": glus.config.to_dict(), "config": dataclasses.asdict(config)}
+
+
+class GlusRecipe:
+    """GLUS training as the command runs it (`glus.training.running.Recipe`)."""
+
+    metric = "J&F"
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    @property
+    def loop(self) -> LoopConfig:
+        return self.config.loop
+
+    def prepare(self, place: Place) -> Prepared:
+        source = build_source(self.config)  # first: its faults show at once, while a large model takes minutes
+        glus = build_model(self.config)
+        task = build_task(self.config, glus, source, place)
+        return Prepared(task, glus.tokenizer, identity(self.config), about(self.config, glus))
+
+    def validator(self, prepared: Prepared) -> SegmentationValidator | None:
+        return build_validator(self.config, prepared.tokenizer)
+
+    def export(self, log_dir: Path, out: Path) -> None:
+        export_checkpoint(log_dir, out)

@@ -46,7 +46,7 @@ _BEST_FIELDS = (("step", int), ("score", (int, float)))
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far; `score` is J&F, 0..1."""
+    """The best validation so far; `score` is that of `Validation`, for GLUS J&F."""
 
     step: int
     score: float

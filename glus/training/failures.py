@@ -28,6 +28,7 @@ from glus.training.task import Task, names_of, to_device
 
 logger = logging.getLogger(__name__)
 
+PACKAGES = ("glus.", "kfs.")
 BATCH = "batch-"
 """`batch-rank-N.pt` lies beside `rank-N.pt`."""
 
@@ -98,7 +99,7 @@ def replay(path: Path, task: Task, device: torch.device, autocast: bool) -> list
 
     Raises:
         InputError: unreadable, of another model, or holding other objects than tensors, plain values and
-            dataclasses of this package.
+            dataclasses of our packages.
     """
     batches = _read_batches(path)
     shards = read_shards(path.parent)
@@ -157,10 +158,10 @@ def _read_batches(path: Path) -> list[dict[str, Any]]:
 
 
 def _data_class(path: Path, name: str) -> type:
-    """A dataclass of this package; anything else, its functions above all, a file could call as it likes."""
+    """A dataclass of our packages; anything else, its functions above all, a file could call as it likes."""
     module, _, last = name.rpartition(".")
     found = None
-    if module.startswith("glus.") and module in sys.modules:
+    if module.startswith(PACKAGES) and module in sys.modules:
         found = getattr(sys.modules[module], last, None)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module):
         raise InputError(f"{path} holds {name}; only data and dataclasses of the task at hand are read")

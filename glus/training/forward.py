@@ -23,6 +23,7 @@ from glus.text.tokenizer import IMAGE_INDEX
 from glus.training.contrastive import ContrastiveResult, ObjectContrastiveLoss, TokenKey
 from glus.training.losses import StepLosses, mask_bce, mask_dice, mean_of_pairs, seg_cross_entropy, total_loss
 from glus.training.objective import Objective
+from glus.training.sharing import can_share, common_length, states_behind
 
 TRAINING_STRIDE = 1
 """Memory stride of training (C8, D12); inference has 3."""
@@ -228,11 +229,7 @@ class TrainingForward(nn.Module):
         return TrainingOutput(losses, hidden, embedding, [part.low_res for part in parts], contrast, layout)
 
     def read_segs(self, batch: Sequence[TrainingSample]) -> tuple[torch.Tensor, Layout]:
-        """One pass of the language model over all rows: the (K, H) states that predict each [SEG].
-
-        No attention mask is passed: padding lies to the right, where causal attention never looks, and without
-        a mask the fused causal kernel applies.
-        """
+        """One pass of the language model over all rows: the (K, H) states that predict each [SEG]."""
         tokens = self.model.encode_clip(torch.cat([sample.clip_pixels for sample in batch]))
         per_sample = tokens.split([len(sample.clip_pixels) for sample in batch])
         rows = [row for sample in batch for row in sample.rows]
@@ -241,30 +238,14 @@ class TrainingForward(nn.Module):
         limit = self.model.config.language.max_positions
         if max(layout.lengths) > limit:
             raise ValueError(f"a conversation takes {max(layout.lengths)} positions, the model has {limit}")
-        # Recomputation keeps no keys and values to share.
-        shares = len(rows) > len(batch) and not self.model.language.decoder.is_activation_checkpointing
-        cut = _common_length(rows, self.model.seg_id) if shares else 0
-        states, skipped = self._states(batch, per_sample, cut)
-        columns = [column - skipped for column in layout.seg_columns]
-        return states[upload(layout.seg_rows, states.device), upload(columns, states.device)], layout
-
-    def _states(
-        self, batch: Sequence[TrainingSample], images: Sequence[torch.Tensor], cut: int
-    ) -> tuple[torch.Tensor, int]:
-        """States of all rows behind their first `cut` tokens, which all rows share, and how many positions those
-        tokens take. What is shared is read once per sample, not once per expression."""
-        language = self.model.language
-        before = list(batch[0].rows[0][:cut])
-        seen = before.count(IMAGE_INDEX)
-        tails = [row[cut:] for sample in batch for row in sample.rows]
-        shown = [t[seen:].repeat(len(sample.rows), 1, 1) for t, sample in zip(images, batch, strict=True)]
-        rest = self.model.assemble(tails, torch.cat(shown)).embeddings
-        if not cut:
-            return language(rest), 0
-        prefix = self.model.assemble([before] * len(batch), torch.cat([t[:seen] for t in images])).embeddings
-        owners = [number for number, sample in enumerate(batch) for _ in sample.rows]
-        _, shared = language.begin(prefix)
-        return language.read(rest, shared, upload(owners, prefix.device)), shared.length
+        shares = len(rows) > len(batch) and can_share(self.model)
+        limit = min(list(row).index(self.model.seg_id) for row in rows) - 1  # its state predicts a [SEG]
+        cut = common_length(rows, limit) if shares else 0
+        states, rest = states_behind(
+            self.model, [sample.rows for sample in batch], per_sample, cut, self.model.seg_id
+        )
+        where = (rest.layout.seg_rows, rest.layout.seg_columns)
+        return states[upload(where[0], states.device), upload(where[1], states.device)], layout
 
     def _decode(
         self, number: int, sample: TrainingSample, prompts: torch.Tensor, observer: Observer | None
@@ -287,12 +268,6 @@ def _per_sample(batch: Sequence[TrainingSample], embedding: torch.Tensor) -> lis
     shapes = [(len(sample.rows), len(sample.frames)) for sample in batch]
     parts = embedding.split([rows * queries for rows, queries in shapes])
     return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _common_length(rows: Sequence[Sequence[int]], seg_id: int) -> int:
-    """How many tokens all rows begin with alike, short of the first one whose state predicts a [SEG]."""
-    limit = min(list(row).index(seg_id) for row in rows) - 1
-    return next((i for i in range(limit) if any(row[i] != rows[0][i] for row in rows)), limit)
 
 
 def _check_rows(batch: Sequence[TrainingSample], layout: Layout) -> None:

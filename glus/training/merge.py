@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from glus.api import DTYPES, GLUS
 from glus.config import ModelConfig, VisionConfig, from_dict
 from glus.errors import InputError
 from glus.io import disk_errors, field, read_json, write_json
 from glus.modeling.checkpoints import State, check_fit, load_state
+from glus.modeling.folders import check_vocabulary
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import name_some
 from glus.text.tokenizer import GlusTokenizer
@@ -38,25 +42,26 @@ logger = logging.getLogger(__name__)
 
 Layout = Literal["ours", "released"]
 ABOUT_FILE = "training.json"
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Generic[C]):
     """What `trainer.json` says of a checkpoint.
 
     Attributes:
         prefix: what precedes the model's names in the trained module.
+        config: sizes of the model, an object of the class that was asked for.
         dtype: what the weights were held in while training.
-        own_tower: CLIP was trained, or has other sizes than the published one.
+        content: the whole file.
     """
 
     step: int
     world_size: int
     prefix: str
-    config: ModelConfig
+    config: C
     lora: LoraSettings
     dtype: torch.dtype
-    own_tower: bool
     content: dict[str, Any]
 
 
@@ -84,30 +89,32 @@ def export_checkpoint(
     if layout not in ("ours", "released"):
         raise InputError(f"layout must be ours or released, found {layout!r}")
     checkpoint = find_checkpoint(Path(source), which)
-    trained = read_trained(checkpoint)
-    target = Path(out)
-    _check_target(target)
-    tokenizer = _tokenizer(checkpoint, trained.config)
-    state = read_weights(checkpoint, trained)
-    stored = _dtype(dtype) or trained.dtype
-    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
-    try:
-        with disk_errors(target):
-            temporary.mkdir(parents=True)
-            if layout == "ours":
-                with torch.device("meta"):
-                    model = GLUSModel(trained.config, tokenizer.seg_id)
-                load_state(model, state, stored, source=str(checkpoint))
-                GLUS(model.eval(), tokenizer).save_pretrained(temporary)
-            else:
-                own_tower = target / TOWER_FOLDER if trained.own_tower else None
-                write_released(temporary, trained.config, state, tokenizer, stored, own_tower)
-            write_json(temporary / ABOUT_FILE, trained.content)
-            _swap(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    trained = read_trained(checkpoint, ModelConfig)
+    config, target = trained.config, Path(out)
+    check_target(target)
+    folder = tokenizer_folder(checkpoint)
+    tokenizer = GlusTokenizer.from_folder(folder, config.behaviour.strip_around_added_tokens)
+    check_vocabulary(folder, tokenizer, config.language.vocab_size)
+    state = read_weights(checkpoint, trained, lambda: GLUSModel(config, tokenizer.seg_id))
+    stored = dtype_of(dtype) or trained.dtype
+    with replaced(target) as temporary:
+        if layout == "ours":
+            with torch.device("meta"):
+                model = GLUSModel(config, tokenizer.seg_id)
+            load_state(model, state, stored, source=str(checkpoint))
+            GLUS(model.eval(), tokenizer).save_pretrained(temporary)
+        else:
+            own_tower = target / TOWER_FOLDER if _has_own_tower(trained) else None
+            write_released(temporary, config, state, tokenizer, stored, own_tower)
+        write_json(temporary / ABOUT_FILE, trained.content)
     logger.info("exported %s to %s (%s layout)", checkpoint, target, layout)
     return checkpoint
+
+
+def _has_own_tower(trained: Trained[ModelConfig]) -> bool:
+    """CLIP was trained, or has other sizes than the published one."""
+    all_trained = trained.content["about"]["config"].get("trainable") != "released"
+    return all_trained or trained.config.vision != VisionConfig()
 
 
 def find_checkpoint(source: Path, which: Literal["newest", "best"] = "newest") -> Path:
@@ -136,18 +143,21 @@ def find_checkpoint(source: Path, which: Literal["newest", "best"] = "newest") -
     raise InputError(f"{source} holds {found}; give a folder .../{FOLDER}/step-..., or the log folder of a run")
 
 
-def read_trained(checkpoint: Path) -> Trained:
+def read_trained(checkpoint: Path, kind: type[C]) -> Trained[C]:
     """Read `trainer.json`.
 
+    Args:
+        kind: configuration class of the model that was trained.
+
     Raises:
-        InputError: it is missing, of another format, or not of a GLUS training.
+        InputError: it is missing, of another format, or not of such a training.
     """
     path = checkpoint / TRAINER
     content = read_json(path, "checkpoint description")
     if field(content, "format", int, path, "file") != FORMAT:
         raise InputError(f"{path}: written by another version of glus (format {content['format']}, not {FORMAT})")
     about = field(content, "about", dict, path, "file")
-    config = from_dict(ModelConfig, field(about, "model", dict, path, "about"), f"{path}: about.model")
+    config = from_dict(kind, field(about, "model", dict, path, "about"), f"{path}: about.model")
     train = field(about, "config", dict, path, "about")
     lora = from_dict(LoraSettings, train["lora"], f"{path}: lora") if "lora" in train else LoraSettings(r=0)
     loop = train.get("loop", train)
@@ -159,13 +169,15 @@ def read_trained(checkpoint: Path) -> Trained:
         config=config,
         lora=lora,
         dtype=DTYPES.get(precision, torch.float32),
-        own_tower=train.get("trainable") != "released" or config.vision != VisionConfig(),
         content=content,
     )
 
 
-def read_weights(checkpoint: Path, trained: Trained) -> State:
+def read_weights(checkpoint: Path, trained: Trained[Any], build: Callable[[], nn.Module]) -> State:
     """The model's weights under our names, LoRA folded in; trained ones in fp32 where the checkpoint has them.
+
+    Args:
+        build: makes the model whose weights they must be.
 
     Raises:
         InputError: the shards are not of the step and ranks that `trainer.json` names, or do not fit its model.
@@ -185,22 +197,21 @@ def read_weights(checkpoint: Path, trained: Trained) -> State:
     own = {k: v.float() if ".base_layer." in k else v for k, v in own.items()}
     merged = fold_lora(own, trained.lora.scaling)
     with torch.device("meta"):
-        wanted = {k: tuple(v.shape) for k, v in GLUSModel(trained.config, seg_id=0).state_dict().items()}
+        wanted = {k: tuple(v.shape) for k, v in build().state_dict().items()}
     check_fit(wanted, merged, str(checkpoint))
     return merged
 
 
-def _tokenizer(checkpoint: Path, config: ModelConfig) -> GlusTokenizer:
+def tokenizer_folder(checkpoint: Path) -> Path:
+    """Where the run's tokenizer lies; raises an InputError if it does not."""
     folder = checkpoint.parent.parent / TOKENIZER
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: the tokenizer the run was started with")
-    tokenizer = GlusTokenizer.from_folder(folder, config.behaviour.strip_around_added_tokens)
-    if len(tokenizer) != config.language.vocab_size:
-        raise InputError(f"{folder} has {len(tokenizer)} tokens, the model {config.language.vocab_size}")
-    return tokenizer
+    return folder
 
 
-def _dtype(name: torch.dtype | str | None) -> torch.dtype | None:
+def dtype_of(name: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype by its short name."""
     if isinstance(name, str):
         if name not in DTYPES:
             raise InputError(f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}")
@@ -208,8 +219,21 @@ def _dtype(name: torch.dtype | str | None) -> torch.dtype | None:
     return name
 
 
-def _check_target(target: Path) -> None:
-    """Only an export may be replaced."""
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the target's place at the end of the block; of a failure none stays."""
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    try:
+        with disk_errors(target):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _swap(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(target: Path) -> None:
+    """Only an export may be replaced; raises an InputError for anything else."""
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; choose a folder for the model")
     if target.is_dir() and any(target.iterdir()) and not (target / ABOUT_FILE).is_file():

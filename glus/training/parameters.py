@@ -20,7 +20,6 @@ from torch import nn
 
 from glus.errors import InputError
 from glus.modeling.checkpoints import State
-from glus.modeling.glus import GLUSModel
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers of a decoder layer, the only ones LoRA may be put into."""
@@ -39,8 +38,9 @@ GROUPS = (
     ("SAM-2 image encoder", r"sam\.image_encoder\..*"),
     ("SAM-2 memory", r"sam\.(memory_|maskmem_|no_mem_).*"),
     ("SAM-2 other", r"sam\..*"),
+    ("score head", r"score_head\..*"),
 )
-"""(group, names); the first match wins. The released recipe trains the first five."""
+"""(group, names) of GLUS and of the selector; the first match wins. GLUS's recipe trains the first five."""
 
 RELEASED_GROUPS = frozenset(name for name, _ in GROUPS[:5])
 
@@ -100,16 +100,18 @@ def add_lora(model: nn.Module, lora: LoraSettings, seed: int = 0) -> None:
         inject_adapter_in_model(config, model.get_submodule("language"), ADAPTER)
 
 
-def select_trainable(model: GLUSModel, which: Literal["released", "all"]) -> None:
-    """Say which parameters learn: the released set (6.2), or all of them.
+def select_trainable(
+    model: nn.Module, which: Literal["released", "all"], released: frozenset[str] = RELEASED_GROUPS
+) -> None:
+    """Say which parameters learn: the groups of the released recipe (6.2), or all.
 
-    The mask decoder is marked as a whole, as in the original; `conv_s0/1`, the IoU and object-score heads and
+    GLUS's mask decoder is marked as a whole, as in the original; `conv_s0/1`, the IoU and object-score heads and
     three of its four hyper-networks get no gradient from GLUS's losses (1.11).
     """
     if which not in ("released", "all"):
         raise InputError(f"trainable must be released or all, found {which!r}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(which == "all" or group_of(name) in RELEASED_GROUPS)
+        parameter.requires_grad_(which == "all" or group_of(name) in released)
 
 
 def group_of(name: str) -> str:
@@ -117,7 +119,7 @@ def group_of(name: str) -> str:
     return next(group for group, names in GROUPS if re.fullmatch(names, name))
 
 
-def trainable_table(model: GLUSModel) -> list[GroupCount]:
+def trainable_table(model: nn.Module) -> list[GroupCount]:
     """Trainable parameters by group, groups without any left out."""
     counts = dict.fromkeys((group for group, _ in GROUPS), 0)
     for name, parameter in model.named_parameters():
@@ -127,7 +129,7 @@ def trainable_table(model: GLUSModel) -> list[GroupCount]:
     return [GroupCount(group, count) for group, count in counts.items() if count]
 
 
-def trainable_text(model: GLUSModel) -> str:
+def trainable_text(model: nn.Module) -> str:
     """`trainable_table` for the screen, with the total and its share of the model."""
     table = trainable_table(model)
     total = sum(count for _, count in table)
@@ -137,7 +139,7 @@ def trainable_text(model: GLUSModel) -> str:
     return "\n".join(f"{group:<{width}}  {count:>15,}" for group, count in lines)
 
 
-def merged_state(model: GLUSModel) -> State:
+def merged_state(model: nn.Module) -> State:
     """The model's weights under the names of a model without LoRA, adapters folded in; the model stays as it is.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the loop needs to know of a task, so that one loop trains GLUS and the pretraining stages alike."""
+"""What the loop needs to know of a task, so that one loop trains GLUS, the selector and the pretraining stages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from glus.data.records import Record
 from glus.modeling.glus import GLUSModel
+from glus.modeling.multimodal import MultimodalModel
 from glus.training.contrastive import ObjectContrastiveLoss, ObjectTable
 from glus.training.forward import TrainingForward, TrainingSample
 from glus.training.objective import Objective
@@ -43,14 +44,17 @@ class Task(Protocol):
     Attributes:
         name: names the task in checkpoints; another task's checkpoint is refused.
         module: `module(batch)` gives a `StepOutput`. Its parameters with `requires_grad` learn; all are saved.
-        model: the GLUS model inside `module`, for validation and export.
         dataset: see `Samples`; it is handed to loader workers.
     """
 
     name: str
     module: nn.Module
-    model: GLUSModel
     dataset: Samples
+
+    @property
+    def model(self) -> MultimodalModel:
+        """The model inside `module`, for validation and export."""
+        ...
 
     def collate(self, samples: list[Any]) -> Any:
         """Samples to a batch; runs in the loader workers. Tensors, objects with `to(device)`, or lists and

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from glus.errors import InputError
-from glus.modeling.glus import GLUSModel
 from glus.out_of_memory import is_out_of_memory
 from glus.training.checkpointing import Best, Checkpoints, RunFacts, move_aside
 from glus.training.config import LoopConfig
@@ -32,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 class Validator(Protocol):
-    """Scores a model; called by all ranks together, in evaluation mode and without gradients."""
+    """Scores the task's model; called by all ranks together, in evaluation mode and without gradients."""
 
-    def __call__(self, model: GLUSModel, place: Place) -> Validation: ...
+    def __call__(self, model: Any, place: Place) -> Validation: ...
 
 
 @dataclass(frozen=True)
@@ -234,8 +233,8 @@ class Trainer:
         return (
             f"out of memory on rank {self.place.rank}. Lower loop.batch_size (now {config.batch_size}; raise "
             f"grad_accumulation_steps, now {config.grad_accumulation_steps}, by as much), the frames or "
-            "expressions of a sample (data.question_frame_num, context_frame_num, num_classes_per_sample), or the "
-            "picture size; turn gradient_checkpointing on; raise deepspeed.stage (now "
+            "expressions of a sample (fields of data), or the picture size; turn gradient_checkpointing on; raise "
+            f"deepspeed.stage (now "
             f"{config.deepspeed.stage}) up to 3, or set deepspeed.offload cpu (now {config.deepspeed.offload})"
         )
 

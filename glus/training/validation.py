@@ -18,7 +18,7 @@ from glus.data.synthetic.source import Reading, texts
 from glus.data.synthetic.video import generate_video
 from glus.errors import InputError
 from glus.evaluation.metrics import db_eval_boundary, db_eval_iou
-from glus.inference.engine import stream
+from glus.inference.live import stream
 from glus.masks import merge_instances
 from glus.modeling.glus import GLUSModel
 from glus.overlay import caption_strip, captioned, overlay
@@ -32,7 +32,7 @@ class Validation:
     """What a validation found.
 
     Attributes:
-        score: what the best checkpoint is chosen by, higher is better; J&F, 0..1.
+        score: what the best checkpoint is chosen by, higher is better; for GLUS J&F, 0..1.
         scalars: to log, by name.
         pictures: to show, by name; uint8 (H, W, 3).
     """
