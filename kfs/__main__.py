@@ -13,6 +13,7 @@ COMMANDS = CommandTable(
     "python -m kfs",
     "command",
     {
+        "annotate": ("kfs.annotate:main", "write the IoU of every frame of a set, which a selector learns"),
         "score": ("kfs.score_command:main", "score all frames of a data set, sharded and resumable"),
         "evaluate": ("kfs.evaluate_command:main", "compare scores with true IoUs: rank correlation, chosen frames"),
         "key_frames": ("kfs.key_frames:main", "choose the frame with the highest score of every expression"),

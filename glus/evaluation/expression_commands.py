@@ -42,7 +42,7 @@ from glus.io import field, safe_name
 logger = logging.getLogger(__name__)
 
 _DAVIS_OPTIONS = {
-    "expression-wise": ("mevis_mask_path", "save_name", "iou_path", "csv", "per_frame", "on_failure"),
+    "expression-wise": ("mevis_mask_path", "save_name", "iou_path", "absent", "csv", "per_frame", "on_failure"),
     "four-annotators": ("davis_path", "set", "csv_dir", "uint8_decay"),
 }
 

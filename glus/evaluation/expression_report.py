@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from glus.errors import InputError
 from glus.evaluation.expressions import ExpressionScores
-from glus.io import disk_errors, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -111,18 +109,3 @@ def result_dict(protocol: str, scored: Scored, metrics: Sequence[str], per_frame
         "failed_count_as_zero": len(scored.zeros),
         "expressions": expressions,
     }
-
-
-def save_frame_scores(folder: Path, scored: Scored) -> None:
-    """Write J of every frame, in sorted frame order, to `<folder>/<video>/<exp_id>.json` (evaluation.md 4).
-
-    Numbers keep all their digits (they read back as the same float). Failed expressions get no file.
-    """
-    sound = [s for s in scored.kept if not s.faults]
-    for s in sound:
-        target = folder / s.expression.video / f"{s.expression.exp_id}.json"
-        order = sorted(range(len(s.frames)), key=lambda i: s.frames[i])
-        with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_json(target, [s.region[i] for i in order], indent=None)
-    logger.info("wrote %s/<video>/<exp_id>.json of %d expressions", folder, len(sound))

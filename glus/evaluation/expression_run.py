@@ -12,8 +12,9 @@ from typing import Any
 
 from glus.errors import InputError
 from glus.evaluation.expression_files import Predictions
-from glus.evaluation.expression_report import OnFailure, Scored, result_dict, save_frame_scores
+from glus.evaluation.expression_report import OnFailure, Scored, result_dict
 from glus.evaluation.expressions import Expression, VideoJob, score_video
+from glus.evaluation.frame_ious import ABSENT, check_policy, save_frame_ious
 from glus.evaluation.output import check_places, csv_text, save_json, save_text, table
 from glus.evaluation.parallel import map_items
 
@@ -43,6 +44,12 @@ def make_parser(description: str, prog: str | None) -> argparse.ArgumentParser:
     add("--csv", type=Path, metavar="FILE", help="write per-expression values as CSV")
     add("--per_frame", action="store_true", help="put the values of every frame into the JSON too")
     add("--iou_path", type=Path, metavar="DIR", help="write per-frame J to DIR/<video>/<exp_id>.json")
+    add(
+        "--absent",
+        choices=ABSENT,
+        default="one",
+        help="what --iou_path says of frames with neither a true nor a predicted pixel: 1 (default), 0, or null",
+    )
     add("--workers", type=int, metavar="N", help="processes (default: one per CPU)")
     add("--allow_missing", action="store_true", help="score missing masks as empty ones and say how many")
     add("--allow_extra", action="store_true", help="ignore masks of frames that are not scored")
@@ -73,6 +80,10 @@ def warn_surplus(predictions: Predictions, args: argparse.Namespace) -> None:
 def score(protocol: str, jobs: Sequence[VideoJob], args: argparse.Namespace, *outputs: Path) -> Scored:
     """Score all jobs and apply the policy for faults; `outputs` will be written besides the common files."""
     check_places(args.json, args.csv, *outputs)
+    if args.iou_path:
+        check_policy(args.iou_path, args.absent)
+    elif args.absent != "one":
+        raise InputError("--absent says what --iou_path writes; give a folder to it")
     start = time.monotonic()
     results = map_items(score_video, jobs, args.workers, protocol)
     policy: OnFailure = _ORIGINAL_POLICY[protocol] if args.on_failure == "original" else args.on_failure
@@ -92,7 +103,13 @@ def save(protocol: str, scored: Scored, args: argparse.Namespace, extra: dict[st
         rows = result_dict(protocol, scored, metrics, per_frame=False)["expressions"]
         save_text(args.csv, csv_text(["video", "exp_id", *metrics, "J&F", "missing_frames"], rows))
     if args.iou_path:
-        save_frame_scores(args.iou_path, scored)
+        save_frame_ious(args.iou_path, protocol, scored, args.absent, _predictions(args))
+
+
+def _predictions(args: argparse.Namespace) -> Path:
+    """The masks that were scored, whatever the original tool calls them."""
+    names = ("mevis_pred_path", "visa_pred_path", "pred_path")
+    return next(Path(getattr(args, name)) for name in names if hasattr(args, name))
 
 
 def original_scores(scored: Scored, key: Callable[[Expression], str]) -> dict[str, list[float]]:

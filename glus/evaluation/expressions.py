@@ -95,14 +95,20 @@ class ExpressionScores:
         missing: how many predictions were taken as empty.
         faults: what is wrong with its files, one line each.
         absent: there is no prediction for the whole video.
+        video_frames: all frames of the video, scored or not, sorted.
+        seen: whether a prediction was there.
+        nothing: whether neither the ground truth nor the prediction has a pixel.
     """
 
     expression: Expression
     frames: tuple[str, ...]
+    video_frames: tuple[str, ...] = ()
     region: list[float] = field(default_factory=list)
     boundary: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     robustness: list[float] = field(default_factory=list)
+    seen: list[bool] = field(default_factory=list)
+    nothing: list[bool] = field(default_factory=list)
     missing: int = 0
     faults: list[str] = field(default_factory=list)
     absent: bool = False
@@ -189,7 +195,7 @@ class _Scorer:
         self.job = job
         self.expression = expression
         self.faults: dict[str, None] = {}  # an ordered set: one fault may concern every frame
-        self.scores = ExpressionScores(expression, job.frames)
+        self.scores = ExpressionScores(expression, job.frames, tuple(sorted(job.known_frames or job.frames)))
         self.gone = self._look()
 
     def _look(self) -> frozenset[str]:
@@ -232,8 +238,8 @@ class _Scorer:
         except InputError as error:
             self.faults[str(error)] = None
         track = self.expression.prediction
+        absent = track is None or truth.frame in self.gone
         try:
-            absent = truth.frame in self.gone or track is None
             mask = None if absent or track is None else track.mask(truth.index, truth.frame)
             pred = truth.check(mask, f"{self.expression.place}/{truth.frame}")
         except InputError as error:
@@ -245,6 +251,8 @@ class _Scorer:
         region, boundary = metrics.frame_scores(gt, pred)
         self.scores.region.append(region)
         self.scores.boundary.append(boundary)
+        self.scores.seen.append(not absent)
+        self.scores.nothing.append(region == 1 and not gt.area())
         if self.job.foreground is not None:
             self._robustness(self.job.foreground, truth, gt, pred)
 
