@@ -41,7 +41,7 @@ def read_scores(folder: Path) -> Scores:
             frame names that are no numbers or the same one; expressions of a video with different frames.
     """
     scores = {
-        video.name: {expression.name: _read_expression(expression) for expression in _folders(video)}
+        video.name: {expression.name: read_expression(expression) for expression in _folders(video)}
         for video in _folders(folder)
     }
     for video, expressions in scores.items():
@@ -60,7 +60,8 @@ def _folders(folder: Path) -> list[Path]:
     return found
 
 
-def _read_expression(folder: Path) -> dict[str, float]:
+def read_expression(folder: Path) -> dict[str, float]:
+    """The scores of one expression, `<folder>/<frame>.json`, frames by number; errors as in `read_scores`."""
     files = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
     if not files:
         raise InputError(f"{folder} holds no score files; score the expression again")
@@ -137,6 +138,18 @@ def detailed_form(scores: Scores, chosen: Sequence[KeyFrame]) -> dict[str, dict[
     return table
 
 
+def write_forms(scores: Scores, out: Path, detailed: Path | None) -> int:
+    """Choose key frames and write both forms; returns how many. Raises as `legacy_form`, before it writes."""
+    chosen = choose(scores)
+    legacy = legacy_form(chosen)
+    if detailed is not None:
+        with disk_errors(detailed):
+            write_json(detailed, detailed_form(scores, chosen))
+    with disk_errors(out):
+        write_json(out, legacy)
+    return len(legacy)
+
+
 def main(argv: Sequence[str]) -> int:
     """The command `kfs/utils/extract_key_frame.py`."""
     parser = argparse.ArgumentParser(
@@ -154,12 +167,6 @@ def main(argv: Sequence[str]) -> int:
     scores = read_scores(args.scores)
     if args.meta is not None:
         check_complete(scores, args.meta)
-    chosen = choose(scores)
-    legacy = legacy_form(chosen)
-    if args.detailed is not None:
-        with disk_errors(args.detailed):
-            write_json(args.detailed, detailed_form(scores, chosen))
-    with disk_errors(args.out):
-        write_json(args.out, legacy)
-    sys.stdout.write(f"{len(legacy)} key frames in {args.out}\n")
+    count = write_forms(scores, args.out, args.detailed)
+    sys.stdout.write(f"{count} key frames in {args.out}\n")
     return 0

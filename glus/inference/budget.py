@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from glus.config import ModelConfig
+from glus.config import LanguageConfig, ModelConfig, VisionConfig
 from glus.errors import InputError
 from glus.modeling.glus import GLUSModel
 from glus.out_of_memory import is_out_of_memory
@@ -27,6 +27,7 @@ POSITIONS_AT_ONCE = {"cuda": 16384, "cpu": 8192}
 """Of the language model; larger chunks are no faster."""
 FRAMES_AT_ONCE = 8
 ROWS_AT_ONCE = 64
+REMEDY = "use a lower --precision, a lower --question_frame_num or a smaller --image_size"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class MemoryBudget:
     """Bytes that the engine may use beside the model."""
 
     bytes: int
+
+    def holds(self, each: int) -> int:
+        """How many things of `each` bytes fit; one always counts as fitting."""
+        return max(1, self.bytes // max(1, each))
 
     @staticmethod
     def of_gib(gib: float) -> MemoryBudget:
@@ -90,23 +95,18 @@ def plan(model: GLUSModel, budget: MemoryBudget, expressions: int, longest: int,
         pixels: of a frame.
     """
     item = model.dtype.itemsize
-    per_window = item * window_numbers(model.config, longest)
+    per_window = item * window_numbers(model.config.language, longest)
     per_row = item * row_numbers(model.config) + 10 * pixels
     per_frame = item * frame_numbers(model.config) + 2 * expressions * pixels
     at_once = POSITIONS_AT_ONCE.get(model.device.type, POSITIONS_AT_ONCE["cpu"])
-    windows = min(_fit(budget, per_window), max(1, at_once // own))
-    frames = min(_fit(budget, 4 * per_frame), FRAMES_AT_ONCE, max(1, windows // max(1, expressions)))
-    return Plan(frames, windows, min(_fit(budget, per_row), ROWS_AT_ONCE))
+    windows = min(budget.holds(per_window), max(1, at_once // own))
+    frames = min(budget.holds(4 * per_frame), FRAMES_AT_ONCE, max(1, windows // max(1, expressions)))
+    return Plan(frames, windows, min(budget.holds(per_row), ROWS_AT_ONCE))
 
 
-def _fit(budget: MemoryBudget, each: int) -> int:
-    return max(1, budget.bytes // max(1, each))
-
-
-def window_numbers(c: ModelConfig, longest: int) -> int:
+def window_numbers(language: LanguageConfig, longest: int) -> int:
     """Numbers held while the language model reads a window: a layer's activations, the keys and values that it
     sees joined, and those of its beginning in all layers."""
-    language = c.language
     layer = longest * (8 * language.hidden_size + 3 * language.intermediate_size + 6 * language.hidden_size)
     return layer + 2 * language.num_layers * language.hidden_size * longest
 
@@ -122,13 +122,16 @@ def row_numbers(c: ModelConfig) -> int:
 
 def frame_numbers(c: ModelConfig) -> int:
     """Numbers held for a frame: its inputs, its features, and what making them takes at a time."""
-    sam, vision = c.sam2, c.vision
+    sam = c.sam2
     features = (sam.embed_size**2) * sam.hidden_size * 5
     encoder = (sam.image_size // 4) ** 2 * sam.trunk_dim * 12
+    return features + encoder + 3 * sam.image_size**2 + clip_numbers(c.vision)
+
+
+def clip_numbers(vision: VisionConfig) -> int:
+    """Numbers held while a frame goes through CLIP."""
     patches = (vision.image_size // vision.patch_size) ** 2
-    return (
-        features + encoder + 3 * sam.image_size**2 + patches * (8 * vision.hidden_size + vision.intermediate_size)
-    )
+    return patches * (8 * vision.hidden_size + vision.intermediate_size)
 
 
 class Ration:
@@ -137,10 +140,12 @@ class Ration:
     Args:
         what: what is handed out, for messages.
         size: the first portions.
+        remedy: what takes less memory, for the message when nothing helps.
     """
 
-    def __init__(self, what: str, size: int) -> None:
+    def __init__(self, what: str, size: int, remedy: str = REMEDY) -> None:
         self.what = what
+        self.remedy = remedy
         self.size = max(1, size)
 
     def run(self, things: Sequence[Thing], work: Callable[[Sequence[Thing]], Result]) -> list[Result]:
@@ -173,7 +178,7 @@ class Ration:
             if len(portion) == 1:
                 raise type(error)(
                     f"out of memory with one {self.what} at a time, there is no less to do at once; free memory, "
-                    f"use a lower --precision, a lower --question_frame_num or a smaller --image_size ({error})"
+                    f"{self.remedy} ({error})"
                 ) from error
         return None
 

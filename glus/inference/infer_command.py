@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,27 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     add_model_arguments(p)
+    add_run_arguments(p, "masks", "generated")
+    p.add_argument("--use_kf", action="store_true", help="start from key frames; needs --score_json")
+    p.add_argument("--score_json", help="key frames: {<video>_<exp_id>: frame name}")
+    return p
+
+
+def add_run_arguments(p: argparse.ArgumentParser, what: str, save: str) -> None:
+    """Options of every command that runs a data set through a model.
+
+    Args:
+        what: it makes; `save` is where they go by default.
+    """
     p.add_argument("--dataset_dir", default="data", help="folder that holds mevis, Refer-YouTube-VOS, ...")
     p.add_argument("--val_set", default="mevis", help=f"data set: {', '.join(DATASETS)}")
     p.add_argument("--set_name", default="valid_u", help="split, as the data set names it")
-    p.add_argument("--vis_save_path", default="generated", help="output folder")
-    p.add_argument("--use_kf", action="store_true", help="start from key frames; needs --score_json")
-    p.add_argument("--score_json", help="key frames: {<video>_<exp_id>: frame name}")
+    p.add_argument("--vis_save_path", default=save, help="output folder")
     p.add_argument(
         "--schedule",
         choices=["engine", "reference"],
         default="engine",
-        help="reference: the original's order of work, for comparison; the masks are the same",
+        help=f"reference: the original's order of work, for comparison; the {what} are the same",
     )
     p.add_argument("--workers", type=int, help="processes; default: one per GPU, or one on CPU")
     p.add_argument("--min_frames", type=int, default=1, help="leave out shorter videos (the original: 4)")
@@ -108,43 +118,54 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--resume", action="store_true", help="continue a stopped run; always done, the flag is optional"
     )
-    how.add_argument("--overwrite", action="store_true", help="start afresh where masks of another run lie")
-    return p
+    how.add_argument("--overwrite", action="store_true", help=f"start afresh where {what} of another run lie")
 
 
 def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     args = parser().parse_args(argv)
-    for name in ("workers", "limit", "min_frames"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name} must be at least 1")
+    check_counts(args)
     config = inference_config(args)
-    if args.memory_budget is not None and not args.memory_budget > 0:
-        raise InputError("--memory_budget must be above 0")
     items = load_items(args)
     host = launched(os.environ)
     device, environments = plan_workers(args.device, args.workers, host)
     args.precision = args.precision or ("bf16" if device == "cuda" else "fp32")
     settings = {**model_settings(args, device), "inference": asdict(config)}
-    spec = RunSpec(
+    spec = run_spec(args, settings, items, environments, host, worker_command)
+    return carry_out(items[: args.limit], spec, lambda s: f"{s['failures']} frames without [SEG] have blank masks")
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """Raise an `InputError` unless the numbers among `add_run_arguments`, and the memory budget, are positive."""
+    for name in ("workers", "limit", "min_frames"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name} must be at least 1")
+    if args.memory_budget is not None and not args.memory_budget > 0:
+        raise InputError("--memory_budget must be above 0")
+
+
+def run_spec(
+    args: argparse.Namespace,
+    settings: Mapping[str, Any],
+    items: Sequence[Item],
+    environments: Sequence[Mapping[str, str]],
+    host: Launched,
+    worker_command: Sequence[str],
+) -> RunSpec:
+    """How to run by `add_run_arguments` and `settings`, which are what the results depend on and the device."""
+    job = {
+        "threads": int(environments[0]["OMP_NUM_THREADS"]),
+        "memory_budget": args.memory_budget,
+        "schedule": args.schedule,
+    }
+    return RunSpec(
         save=Path(args.vis_save_path),
-        settings={
-            **settings,
-            "threads": int(environments[0]["OMP_NUM_THREADS"]),
-            "memory_budget": args.memory_budget,
-            "schedule": args.schedule,
-        },
+        settings={**settings, **job},
         fingerprint=fingerprint(args, settings, items),
         environments=environments,
         overwrite=args.overwrite,
         host=host,
         worker_command=worker_command,
     )
-    try:
-        summary, errors = run_items(items[: args.limit], spec)
-    except WorkerDied as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return report(summary, errors, spec)
 
 
 def fingerprint(args: argparse.Namespace, settings: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
@@ -243,11 +264,20 @@ def checkpoint_identity(version: str) -> Any:
     return f"sha256 {digest.hexdigest()}"
 
 
-def report(summary: dict[str, Any], errors: Mapping[str, str], spec: RunSpec) -> int:
-    """Say how the run ended; returns the exit status, which is about this host's `errors` alone."""
+def carry_out(items: Sequence[Item], spec: RunSpec, finish: Callable[[Mapping[str, Any]], str]) -> int:
+    """Run, and say how it ended; returns the exit status, which is about this host's share alone.
+
+    Args:
+        finish: called with the summary; gives a line about the results.
+    """
+    try:
+        summary, errors = run_items(items, spec)
+    except WorkerDied as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     lines = [
         f"{summary['items']} items, {summary['frames']} frames complete in {spec.save}",
-        f"{summary['failures']} frames without [SEG] have blank masks",
+        finish(summary),
         f"this run: {summary['frames_this_run']} frames in {summary['seconds']:.1f} s, "
         f"{summary['frames_per_second']:.2f} frames/s, {summary['workers']} workers",
     ]

@@ -15,7 +15,9 @@ from typing import Any
 from glus.data.records import Record, missing_files
 from glus.errors import InputError
 
-RESERVED = re.compile(r"\.glus|summary(-\d+)?\.json")  # what the run itself keeps in the output folder
+RESERVED = re.compile(
+    r"\.glus|(summary(-\d+)?|key_frames|key_frame_scores)\.json"
+)  # what the run itself keeps in the output folder
 
 
 @dataclass(frozen=True)

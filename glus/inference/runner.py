@@ -52,6 +52,8 @@ class RunSpec:
         overwrite: start afresh in a folder with other masks.
         host: which of several hosts this is.
         lock_seconds: how long to wait for the folder.
+        store: what lies in the folder, and `worker_command` starts a process that writes that.
+        doing: what the progress bar says.
     """
 
     save: Path
@@ -62,6 +64,8 @@ class RunSpec:
     host: Launched = field(default_factory=Launched)
     lock_seconds: float = 20.0
     worker_command: Sequence[str] = WORKER_COMMAND
+    store: type[Store] = Store
+    doing: str = "segmenting"
 
 
 @dataclass
@@ -93,7 +97,7 @@ def run_items(items: Sequence[Item], spec: RunSpec) -> tuple[dict[str, Any], dic
     """
     check_items(items)
     started = time.monotonic()
-    store = Store(spec.save)
+    store = spec.store(spec.save)
     with entered(store, spec.host, spec.fingerprint, items, spec.overwrite, spec.lock_seconds) as member:
         share = member.launch.share(items, spec.host.rank)
         pending = [item for item in share if store.completed(item) is None]
@@ -161,7 +165,7 @@ def _run_workers(items: Sequence[Item], spec: RunSpec, member: Membership, progr
     events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     workers: list[_Worker] = []
     total = sum(item.steps for item in items)
-    with tqdm(total=total, unit="frame", desc="segmenting", smoothing=0.05, mininterval=bar_pace()) as bar:
+    with tqdm(total=total, unit="frame", desc=spec.doing, smoothing=0.05, mininterval=bar_pace()) as bar:
         try:
             for index, share in enumerate(shares):
                 if share:

@@ -1,5 +1,7 @@
 """The output folder of a run: its settings, its markers, and the atomic writing of masks. `hosts` says who may.
 
+What is written per frame is up to a subclass of `Store` and of `FrameWriter`; here it is masks.
+
     <save>/<video>/<exp_id>/<frame>.png     masks; the folder appears complete or not at all
     <save>/.glus/run.json                   settings of the run
     <save>/.glus/done/<video>/<exp_id>.json marker: these masks are complete
@@ -15,7 +17,8 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ import numpy.typing as npt
 
 from glus.errors import InputError
 from glus.inference.items import Item
+from glus.inference.queries import FrameResult
 from glus.inference.writing import WAITING, BackgroundWriter
 from glus.io import disk_errors, expect, read_json, write_json
 from glus.masks import mask_png
@@ -33,7 +37,14 @@ logger = logging.getLogger(__name__)
 
 
 class Store:
-    """The output folder `save`, for a process that has entered it."""
+    """The output folder `save`, for a process that has entered it.
+
+    Attributes:
+        what: what it holds; `suffix` is that of their files.
+    """
+
+    what = "masks"
+    suffix = ".png"
 
     def __init__(self, save: str | os.PathLike[str]) -> None:
         self.save = Path(save)
@@ -72,8 +83,8 @@ class Store:
                 foreign = next((f for i in items if (f := i.mask_folder(self.save)).exists()), None)
                 if foreign is not None:
                     raise InputError(
-                        f"{foreign} exists and was not written by this program; choose another output folder, "
-                        "or pass --overwrite to replace it"
+                        f"{foreign} exists and holds no {self.what} of this program; choose another output "
+                        "folder, or pass --overwrite to replace it"
                     )
             write_json(record, dict(settings))
 
@@ -93,8 +104,8 @@ class Store:
         ]
         if different:
             raise InputError(
-                f"{self.save} holds masks of a run with other settings ({'; '.join(different)}); choose another "
-                "output folder, or pass --overwrite to start afresh"
+                f"{self.save} holds {self.what} of a run with other settings ({'; '.join(different)}); choose "
+                "another output folder, or pass --overwrite to start afresh"
             )
 
     def _clear(self, items: Sequence[Item]) -> None:
@@ -115,22 +126,22 @@ class Store:
         try:
             found: dict[str, Any] = expect(read_json(marker, "marker"), dict, marker, "(top level)")
         except InputError as error:  # a crash of the machine can leave it empty
-            logger.warning("%s; its masks are made again", error)
+            logger.warning("%s; its %s are made again", error, self.what)
             return None
         folder = item.mask_folder(self.save)
         if not folder.is_dir():
             return None
         with os.scandir(folder) as entries:
             present = {entry.name for entry in entries if entry.stat().st_size > 0}
-        return found if present == {f"{name}.png" for name in item.record.frames} else None
+        return found if present == {f"{name}{self.suffix}" for name in item.record.frames} else None
 
-    def writer(self, item: Item, worker: str, background: BackgroundWriter) -> ItemWriter:
+    def writer(self, item: Item, worker: str, background: BackgroundWriter) -> FrameWriter:
         """A writer of `item`, of which a worker may have several at a time; `background` does the work."""
         return ItemWriter(self, item, self.partial(worker) / item.key, background)
 
 
-class ItemWriter:
-    """Collects the masks of one item in a private folder and publishes them at once."""
+class FrameWriter(ABC):
+    """Collects the files of one item's frames in a private folder and publishes them at once."""
 
     def __init__(self, store: Store, item: Item, folder: Path, background: BackgroundWriter) -> None:
         self._store = store
@@ -139,50 +150,43 @@ class ItemWriter:
         self._background = background
         self._failed: dict[int, bool] = {}
         self._writing: dict[int, Future[None]] = {}
-        self._size: tuple[int, ...] | None = None
         with disk_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
 
-    def add(self, frame: int, mask: npt.NDArray[Any], failed: bool) -> None:
-        """Take the mask of a frame, bool [height, width], not to be changed afterwards; it is written meanwhile.
+    @abstractmethod
+    def take(self, result: Any) -> bool:
+        """Take the result of a frame; says whether it is one of failure."""
 
-        A later one of the same frame replaces it. A failed frame, one the model found no [SEG] for, gets a blank
-        mask whatever `mask` holds.
+    def facts(self) -> dict[str, Any]:
+        """What the marker says."""
+        names = self._item.record.frames
+        return {"frames": len(names), "failed": [name for i, name in enumerate(names) if self._failed[i]]}
 
-        Raises:
-            OutputError: it, or another mask before it, cannot be written.
-        """
-        self._size = self._size or mask.shape
-        if mask.ndim != 2 or mask.shape != self._size:
-            raise ValueError(f"{self._item.key}: mask of shape {mask.shape} after {self._size}")
+    def _put(self, frame: int, make: Callable[[], bytes], failed: bool = False) -> None:
+        """Have a thread write what `make` gives as the file of a frame; a later one replaces it."""
         if frame in self._writing:
             wait([self._writing[frame]])  # else the older one might come last
         if len(self._writing) > 2 * WAITING:  # most are done; of a long video they would fill memory
             self._writing = {f: future for f, future in self._writing.items() if not future.done()}
-        path = self._folder / f"{self._item.record.frames[frame]}.png"
-        kept = np.zeros_like(mask) if failed else mask
-        self._writing[frame] = self._background.submit(functools.partial(_write, path, kept))
+        path = self._folder / f"{self._item.record.frames[frame]}{self._store.suffix}"
+        self._writing[frame] = self._background.submit(functools.partial(_write, path, make))
         self._failed[frame] = failed
 
     def publish(self) -> dict[str, Any]:
-        """Wait for the masks, move them into place and write the marker; returns what it says.
+        """Wait for the files, move them into place and write the marker; returns what it says.
 
         Raises:
-            OutputError: a mask, or the marker, cannot be written.
-            RuntimeError: a frame has no mask.
+            OutputError: a file, or the marker, cannot be written.
+            RuntimeError: a frame has none.
         """
         item = self._item
         lacking = set(range(len(item.record.frames))) - self._failed.keys()
-        if lacking or self._size is None:
+        if lacking:
             raise RuntimeError(f"{item.key}: the model gave no result for frames {sorted(lacking)[:5]}")
         wait(self._writing.values())
         self._background.check()
-        facts = {
-            "frames": len(item.record.frames),
-            "failed": [name for i, name in enumerate(item.record.frames) if self._failed[i]],
-            "size": list(self._size),
-        }
+        facts = self.facts()
         target, marker = item.mask_folder(self._store.save), self._store.marker(item)
         with disk_errors(target):
             marker.unlink(missing_ok=True)
@@ -200,9 +204,37 @@ class ItemWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _write(path: Path, mask: npt.NDArray[Any]) -> None:
+class ItemWriter(FrameWriter):
+    """Writes masks."""
+
+    _size: tuple[int, ...] | None = None
+
+    def take(self, result: FrameResult) -> bool:
+        self.add(result.frame, result.mask, result.failed)
+        return result.failed
+
+    def add(self, frame: int, mask: npt.NDArray[Any], failed: bool) -> None:
+        """Take the mask of a frame, bool [height, width], not to be changed afterwards; it is written meanwhile.
+
+        A later one of the same frame replaces it. A failed frame, one the model found no [SEG] for, gets a blank
+        mask whatever `mask` holds.
+
+        Raises:
+            OutputError: it, or another mask before it, cannot be written.
+        """
+        self._size = self._size or mask.shape
+        if mask.ndim != 2 or mask.shape != self._size:
+            raise ValueError(f"{self._item.key}: mask of shape {mask.shape} after {self._size}")
+        kept = np.zeros_like(mask) if failed else mask
+        self._put(frame, functools.partial(mask_png, kept), failed)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "size": list(self._size or ())}
+
+
+def _write(path: Path, make: Callable[[], bytes]) -> None:
     with disk_errors(path):
-        path.write_bytes(mask_png(mask))  # nobody looks into the folder before it is moved into place
+        path.write_bytes(make())  # nobody looks into the folder before it is moved into place
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from glus.config import InferenceConfig, from_dict
 from glus.errors import InputError, OutputError
 from glus.inference.items import Item, from_wire
 from glus.inference.queries import Query
-from glus.inference.store import ItemWriter, Store
+from glus.inference.store import FrameWriter, Store
 from glus.inference.writing import BackgroundWriter
 from glus.video import FrameSource, ImageFrames
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from glus.api import GLUS
     from glus.inference.queries import FrameResult
 
-# (frames, queries) -> number of the query and a result of it, or why it cannot be asked. Of one query, the later
-# result of a frame counts. An error that is raised is about the video.
-Segmenter = Callable[[FrameSource, Sequence[Query]], "Iterator[tuple[int, FrameResult | InputError]]"]
+# (frames, queries) -> number of the query and a result of it that the store's writers take, or why it has none
+# and no more will come. Of one query, the later result of a frame counts. An error that is raised is about the
+# video.
+Segmenter = Callable[[FrameSource, Sequence[Query]], "Iterator[tuple[int, Any | InputError]]"]
 Loader = Callable[[dict[str, Any]], Segmenter]
 
 REPORT_SECONDS = 0.2
@@ -111,13 +112,13 @@ class Reporter:
 class Group:
     """The items of one video, on their way through the model together."""
 
-    def __init__(self, items: Sequence[Item], writer: Callable[[Item], ItemWriter], report: Reporter) -> None:
+    def __init__(self, items: Sequence[Item], writer: Callable[[Item], FrameWriter], report: Reporter) -> None:
         self._report = report
         self._writers = {row: writer(item) for row, item in enumerate(items)}
         self._left = {row: item.steps for row, item in enumerate(items)}
         self._items = items
 
-    def run(self, results: Iterator[tuple[int, FrameResult | InputError]]) -> None:
+    def run(self, results: Iterator[tuple[int, Any | InputError]]) -> None:
         """Write what comes; an item is published with its last result, and one that cannot be done passed over."""
         try:
             for row, result in results:
@@ -131,9 +132,8 @@ class Group:
             for row in list(self._writers):
                 self._give_up(row, error)
 
-    def _add(self, row: int, result: FrameResult) -> None:
-        self._writers[row].add(result.frame, result.mask, result.failed)
-        self._report.step(result.failed)
+    def _add(self, row: int, result: Any) -> None:
+        self._report.step(self._writers[row].take(result))
         self._left[row] -= 1
         if not self._left[row]:
             self._writers.pop(row).publish()
@@ -146,9 +146,9 @@ class Group:
         self._report.send("error", key=self._items[row].key, message=str(error))
 
 
-def work(job: dict[str, Any], load: Loader, report: Reporter) -> int:
+def work(job: dict[str, Any], load: Loader, report: Reporter, kind: type[Store] = Store) -> int:
     """Do all items of `job`; an item with bad input is reported and passed over."""
-    store = Store(job["save"])
+    store = kind(job["save"])
     try:
         segment = load(job["settings"])
         report.send("ready")
@@ -171,8 +171,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main(load: Loader = load_model) -> int:
-    """Entry point of a worker process; `load` is replaced by tests only."""
+def main(load: Loader = load_model, kind: type[Store] = Store) -> int:
+    """Entry point of a worker process that fills a folder of a `kind` with what `load` makes of frames."""
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(0, 1 << 20)
@@ -183,7 +183,7 @@ def main(load: Loader = load_model) -> int:
     # Libraries may print; the parent's channel must carry reports only.
     channel = os.dup(1)
     os.dup2(2, 1)
-    return work(json.loads(line), load, Reporter(channel))
+    return work(json.loads(line), load, Reporter(channel), kind)
 
 
 if __name__ == "__main__":

@@ -19,45 +19,67 @@ class Prefix:
     """What B rows begin with, P positions long, as the layers remember it.
 
     Attributes:
-        layers: per layer the attention keys, turned by their positions, and values: (B, heads, P, H / heads).
+        layers: per layer the attention keys, turned by their positions, and values: (B, heads, N, H / heads).
+        shared: the P - N positions before these, if all rows have them in common: one row, stored once.
     """
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    shared: Prefix | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.layers[0][0].shape[0]
 
     @property
     def length(self) -> int:
-        return self.layers[0][0].shape[2]
+        return self.layers[0][0].shape[2] + (self.shared.length if self.shared is not None else 0)
 
     @property
     def keys(self) -> list[torch.Tensor]:
-        return [keys for keys, _ in self.layers]
+        """Per layer those of all positions, (B, heads, P, H / heads)."""
+        return [self.joined(number, self.rows)[0] for number in range(len(self.layers))]
+
+    def joined(
+        self, layer: int, rows: int, owner: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all positions for `rows` rows; see `LanguageModel.read` for `owner`."""
+        keys, values = (
+            part.expand(rows, -1, -1, -1) if owner is None else part[owner] for part in self.layers[layer]
+        )
+        if self.shared is None:
+            return keys, values
+        before = self.shared.joined(layer, rows)
+        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
 
 
 class _Joined:
     """Puts the keys and values of a prefix before those of the rows that follow it.
 
-    The layers take it for a cache of transformers, but what is joined lives as long as a layer unless `keep` is
-    set: the prefix alone is stored, once, however many rows follow it.
+    The layers take it for a cache of transformers, but what is joined lives as long as a layer: the prefix alone
+    is stored, once, however many rows follow it. With `keep` the rows are to be a prefix themselves, `prefix()`.
     """
 
     def __init__(self, prefix: Prefix | None, owner: torch.Tensor | None, keep: bool = False) -> None:
         self.length = prefix.length if prefix is not None else 0
         self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._prefix, self._owner, self._keep = prefix, owner, keep
+        self._before, self._owner, self._keep = prefix, owner, keep
+        self._shared = prefix if prefix is not None and prefix.rows == 1 else None
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the rows' queries of a layer attend to."""
-        if self._prefix is not None:
-            before = [self._of_rows(part, len(keys)) for part in self._prefix.layers[layer]]
+        own = keys, values
+        if self._before is not None:
+            before = self._before.joined(layer, len(keys), self._owner)
             keys, values = torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
         if self._keep:
-            self.kept.append((keys, values))
+            self.kept.append(own if self._shared is not None else (keys, values))
         return keys, values
 
-    def _of_rows(self, part: torch.Tensor, rows: int) -> torch.Tensor:
-        return part.expand(rows, -1, -1, -1) if self._owner is None else part[self._owner]
+    def prefix(self) -> Prefix:
+        """What was joined, the part that all rows share only once."""
+        return Prefix(tuple(self.kept), self._shared)
 
 
 class LanguageModel(nn.Module):
@@ -120,7 +142,7 @@ class LanguageModel(nn.Module):
         """
         joined = _Joined(prefix, owner, keep=True)
         states = self._states_after(self._layers(self.decoder.layers, embeddings, joined))
-        return states, Prefix(tuple(joined.kept))
+        return states, joined.prefix()
 
     def read(
         self,

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glus.modeling.glus import GLUSModel
+from glus.modeling.multimodal import MultimodalModel
 
 _aten = torch.ops.aten
 WAITING = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked_select.default}
@@ -26,7 +27,7 @@ class Waits(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,9 +40,9 @@ def _by_mask(indices: Any) -> bool:
 
 
 @contextmanager
-def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
+def counted(model: MultimodalModel) -> Iterator[dict[str, int]]:
     """Items that each part is given within the block: frames, positions, or calls."""
-    sam, first = model.sam, model.language.decoder.layers[0]
+    first = model.language.decoder.layers[0]
 
     def items(args: Any) -> int:
         return len(args[0])
@@ -54,15 +55,18 @@ def counted(model: GLUSModel) -> Iterator[dict[str, int]]:
 
     parts: dict[str, tuple[nn.Module, Callable[[Any], int]]] = {
         "clip_frames": (model.vision, items),
-        "sam2_image_encodings": (sam.image_encoder, items),
         "llm_calls": (first, calls),
         "llm_positions": (first, positions),
         "lm_head_positions": (model.language.lm_head, positions),
-        "seg_head_positions": (model.seg_head, positions),
-        "memory_attention_calls": (sam.memory_attention, calls),
-        "mask_decoder_calls": (sam.sam_mask_decoder.transformer, calls),
-        "memory_encoder_calls": (sam.memory_encoder, calls),
     }
+    if isinstance(model, GLUSModel):
+        parts |= {
+            "sam2_image_encodings": (model.sam.image_encoder, items),
+            "seg_head_positions": (model.seg_head, positions),
+            "memory_attention_calls": (model.sam.memory_attention, calls),
+            "mask_decoder_calls": (model.sam.sam_mask_decoder.transformer, calls),
+            "memory_encoder_calls": (model.sam.memory_encoder, calls),
+        }
     seen = dict.fromkeys(parts, 0)
 
     def note(name: str, measure: Callable[[Any], int]) -> Callable[..., None]:

@@ -206,8 +206,11 @@ def test_launcher_reads_its_variables(dataset: DataSet, checkpoint: Path, tmp_pa
 
 
 def test_key_frame_launcher_passes_everything_on(dataset: DataSet, checkpoint: Path, tmp_path: Path) -> None:
-    """D40: in the original a lost continuation drops every option after --score_json."""
-    (tmp_path / "kf.json").write_text('{"cats_0": "00020"}')
+    """D40: in the original a lost continuation drops every option after --score_json.
+
+    The file is of the selector's legacy form, frames by number.
+    """
+    (tmp_path / "kf.json").write_text('{"cats_0": 20, "boats_0": 3}')
     ended = script(
         "inference_kf.sh",
         *("--precision", "fp32", "--limit", "4"),
