@@ -23,7 +23,7 @@ from glus.evaluation.labels import folder_names, present_ids
 from glus.io import expect, field, read_json
 from glus.masks import Mask, decode_rle, encode_rle, read_mask
 from glus.text.prompts import check_expression
-from glus.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
+from glus.video import IMAGE_SUFFIXES, READ_SUFFIXES, natural_key
 
 Pixel = TypeVar("Pixel", np.bool_, np.uint8)
 Tracks = dict[str, list[dict[str, Any] | None]]
@@ -143,7 +143,7 @@ def own_clips(videos: Path, sentences: Path, masks: Path | None) -> list[Clip]:
 
 def _is_video(path: Path) -> bool:
     return not path.name.startswith(".") and (
-        path.is_dir() or path.suffix.lower() in (*VIDEO_SUFFIXES, ".avi", ".webm")
+        path.is_dir() or path.suffix.lower() in READ_SUFFIXES
     )
 
 
