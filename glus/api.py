@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ class GLUS:
         key_frames: Sequence[int] | None = None,
         config: InferenceConfig | None = None,
         memory_budget: float | None = None,
-        progress: bool = False,
+        progress: bool | Callable[[int, int], object] = False,
     ) -> SegmentResult:
         """Segment a video by one or more sentences.
 
@@ -147,7 +147,8 @@ class GLUS:
             config: numbers of context and query frames, memory stride.
             memory_budget: GiB to use beside the model, which sets how much is done at once; default by what is
                 free. The masks are the same.
-            progress: show a progress bar.
+            progress: show a progress bar; or what to call after every frame with how many are done, of how many.
+                What it raises ends the work.
 
         Raises:
             InputError: unreadable video, no frames, an unusable expression, a key frame outside the clip.
@@ -165,12 +166,16 @@ class GLUS:
         scores = torch.zeros(len(texts), count)
         failed = torch.zeros(len(texts), count, dtype=torch.bool)
         steps = sum(count + (key > 0) for key in keys)  # a key frame is decoded in both passes
-        with tqdm(total=steps, unit="frame", disable=not progress) as bar:
+        told = progress if callable(progress) else None
+        with tqdm(total=steps, unit="frame", disable=told is not None or not progress) as bar:
             queries = [Query(text, int(key)) for text, key in zip(texts, keys, strict=True)]
-            for row, result in segment_clip(
+            results = segment_clip(
                 self.model, self.tokenizer, frames, queries, config, budget=_budget(memory_budget)
-            ):
+            )
+            for done, (row, result) in enumerate(results, start=1):
                 bar.update()
+                if told:
+                    told(done, steps)
                 masks[row, result.frame] = torch.from_numpy(result.mask)
                 scores[row, result.frame] = result.score
                 failed[row, result.frame] = result.failed

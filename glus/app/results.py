@@ -1,0 +1,152 @@
+"""One job: a clip and sentences through a model, and everything a visitor can look at or keep."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glus.app.uploads import write_jpeg
+from glus.config import InferenceConfig
+from glus.errors import InputError
+from glus.inference.queries import Query
+from glus.io import write_json
+from glus.overlay import caption_strip, captioned, overlay
+from glus.video import FrameSource, video_writer
+
+if TYPE_CHECKING:
+    from glus.api import GLUS
+    from glus.inference.result import SegmentResult
+    from kfs.checkpoints import Selector
+
+# What is being done, how much of it, of how much. What it raises ends the job.
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a visitor chooses beside clip and sentences."""
+
+    model: str
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    key_frames: bool = False
+    alpha: float = 0.45
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """Where an expression was started from, and how good the selector held every frame to be."""
+
+    index: int
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job leaves in its folder, and numbers by sentence and frame.
+
+    Attributes:
+        video, masks, codes: overlay mp4, zip of mask PNGs, JSON of run-length codes.
+        pictures: one per frame, with its masks.
+        scores: the model's predicted IoU, 0..1.
+        failures: frames without an answer, by sentence.
+        key_frames: by sentence; None when all started at the first frame.
+    """
+
+    sentences: list[str]
+    video: Path
+    masks: Path
+    codes: Path
+    pictures: list[Path]
+    scores: list[list[float]]
+    failures: list[int]
+    key_frames: list[KeyFrame] | None
+
+
+def run(
+    glus: GLUS,
+    selector: Selector | None,
+    frames: FrameSource,
+    sentences: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    report: Report,
+) -> Outcome:
+    """Segment a clip and write everything into `folder`, which exists.
+
+    Args:
+        selector: chooses key frames; needed for `settings.key_frames`.
+
+    Raises:
+        InputError: a clip or a sentence that the model cannot take.
+    """
+    chosen = None
+    if settings.key_frames:
+        if selector is None:
+            raise InputError("there is no key-frame selector here; start from the first frame")
+        chosen = choose_key_frames(selector, frames, sentences, report)
+    result = glus.segment(
+        frames,
+        sentences,
+        key_frames=[key.index for key in chosen] if chosen else None,
+        config=settings.inference,
+        progress=lambda done, total: report("segmenting", done, total),
+    )
+    return write(result, frames, settings.alpha, chosen, folder, report)
+
+
+def choose_key_frames(
+    selector: Selector, frames: FrameSource, sentences: Sequence[str], report: Report
+) -> list[KeyFrame]:
+    """The frame the selector scores highest, for each sentence."""
+    from kfs.scoring import best_frame, finite, score_clip
+
+    table = [[math.nan] * len(frames) for _ in sentences]
+    steps = score_clip(selector.model, selector.tokenizer, frames, [Query(text) for text in sentences])
+    for done, (row, score) in enumerate(finite(steps, frames.names), start=1):
+        if isinstance(score, InputError):
+            raise score
+        table[row][score.frame] = score.score
+        report("choosing key frames", done, len(frames) * len(sentences))
+    return [KeyFrame(best_frame(scores), scores) for scores in table]
+
+
+def write(
+    result: SegmentResult,
+    frames: FrameSource,
+    alpha: float,
+    key_frames: list[KeyFrame] | None,
+    folder: Path,
+    report: Report,
+) -> Outcome:
+    """Write video, pictures, masks and codes of a result."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    strip = caption_strip(frames[0].shape[1], result.expressions)
+    paths = [pictures / f"{index:05d}.jpg" for index in range(len(frames))]
+    with video_writer(folder / "overlay.mp4", frames.fps) as writer:
+        for index, path in enumerate(paths):
+            report("drawing", index, len(frames))
+            picture = overlay(frames[index], result.masks[:, index].numpy(), alpha=alpha)
+            writer.write(captioned(picture, strip))
+            write_jpeg(path, picture)
+    report("packing", 0, 1)
+    result.save_masks(folder / "masks")
+    packed = shutil.make_archive(str(folder / "masks"), "zip", folder / "masks")
+    shutil.rmtree(folder / "masks")
+    codes = {"sentences": result.expressions, "frames": result.frame_names, "masks": result.to_rle()}
+    write_json(folder / "masks.json", codes, indent=None)
+    report("packing", 1, 1)
+    return Outcome(
+        result.expressions,
+        folder / "overlay.mp4",
+        Path(packed),
+        folder / "masks.json",
+        paths,
+        [[round(value, 4) for value in row] for row in result.scores.tolist()],
+        [int(count) for count in result.failed.sum(dim=1)],
+        key_frames,
+    )
