@@ -13,9 +13,14 @@ COMMANDS = CommandTable(
     "python -m kfs",
     "command",
     {
-        "annotate": ("kfs.annotate:main", "write the IoU of every frame of a set, which a selector learns"),
+        "annotate": (
+            "kfs.annotate:main",
+            "write the IoU of every frame of a set, which a selector learns",
+        ),
+        "train": ("kfs.train_command:main", "train a selector; a stopped run goes on where it was"),
+        "merge": ("kfs.merge_command:main", "turn a training checkpoint into a selector one can load"),
         "score": ("kfs.score_command:main", "score all frames of a data set, sharded and resumable"),
-        "evaluate": ("kfs.evaluate_command:main", "compare scores with true IoUs: rank correlation, chosen frames"),
+        "evaluate": ("kfs.evaluate_command:main", "compare scores with true IoUs: rank correlation, chosen frame"),
         "key_frames": ("kfs.key_frames:main", "choose the frame with the highest score of every expression"),
     },
 )

@@ -136,7 +136,7 @@ def _foreign(
     if SCORE_TOKEN in tokenizer.added_tokens:
         raise InputError(f"{folder}: the tokenizer has {SCORE_TOKEN}, but config.json says there is no score head")
     check_vocabulary(folder, tokenizer, config.language.vocab_size)
-    _add_score(state, config, folder)
+    add_score(state, config, folder)
     language = replace(config.language, vocab_size=config.language.vocab_size + 1)
     return replace(config, language=language), tokenizer.adding(SCORE_TOKEN), state
 
@@ -161,7 +161,7 @@ def foreign_config(raw: dict[str, Any], path: Path, tower: Path, merged: bool) -
     )
 
 
-def _add_score(state: State, config: SelectorConfig, folder: Path) -> None:
+def add_score(state: State, config: SelectorConfig, folder: Path) -> None:
     """A row for `[SCORE]` at both ends of the language model and a head, as the original draws them (2.8)."""
     absent = [key for key in WORDS if key not in state]
     if absent:

@@ -1,7 +1,7 @@
 """The data sets by the original's names, and the IoU files that say how good each frame is (kfs.md, 5.1, 5.2).
 
-IoU files lie at `<root>/<video>/<expression>.json`: a list with one number from 0 to 1 per frame of the video, in the
-order of the frame names, or null where there is none (nothing is learned from, or measured at, such a frame).
+IoU files lie at `<root>/<video>/<expression>.json`: a list with one number from 0 to 1 per frame of the video, in
+the order of the frame names, or null where there is none (nothing is learned from, or measured at, such a frame).
 """
 
 from __future__ import annotations

@@ -73,8 +73,9 @@ class MergingTower(VisionTower):
         self.merging = merging
 
     def pool(self, patches: torch.Tensor) -> torch.Tensor:
-        """(B, P, C) -> (B, merging.tokens_per_image, C)."""
-        return merge_frames(patches, self.merging)
+        """(B, P, C) -> (B, merging.tokens_per_image, C); in fp32 under autocast, too."""
+        with torch.autocast(patches.device.type, enabled=False):
+            return merge_frames(patches, self.merging)
 
 
 class SelectorModel(MultimodalModel):

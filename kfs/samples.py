@@ -24,6 +24,7 @@ from glus.data.records import Record, missing_files
 from glus.data.sampling import Frame, read_frame
 from glus.data.transforms import clip_image
 from glus.errors import InputError
+from glus.evaluation.frame_ious import check_policy
 from glus.text.labels import label_conversation
 from glus.text.tokenizer import IMAGE_INDEX, GlusTokenizer
 from kfs.datasets import Annotated, check_known, parse_set, read_annotations
@@ -272,7 +273,9 @@ def open_source(data: SelectorData) -> SelectorSource:
         videos = annotated_videos([record for record in records if len(record) >= MIN_FRAMES], root)
         if absent := missing_files(video[0].record for video in videos):
             raise InputError(f"data set {name}: {len(absent)} frame files are missing, {absent[0]} to begin with")
-        logger.info("%s: %d videos, %d annotated expressions", name, len(videos), sum(map(len, videos)))
+        policy = check_policy(root) or "not recorded"  # what frames without the object count (defect 21)
+        counts = len(videos), sum(map(len, videos))
+        logger.info("%s: %d videos, %d annotated expressions, absent objects: %s", name, *counts, policy)
         sets.append(AnnotatedSet(name, len(videos) if weights is None else weights[position], videos))
     for root, records in known.items():
         check_known(root, records)

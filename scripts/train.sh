@@ -29,6 +29,7 @@ TEXT
 fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$root/scripts/launch_training.sh"
 CONFIG=${CONFIG:-$root/configs/train_glus_s.yaml}
 CKPT_DIR=${CKPT_DIR:-$root/checkpoints}
 name=$(basename "$CONFIG" .yaml)
@@ -51,25 +52,4 @@ arguments+=(--version "$MODEL")
 if [[ -n ${SAM2_CHECKPOINT:-} ]]; then arguments+=(--vision_pretrained "$SAM2_CHECKPOINT"); fi
 if [[ -n ${VISION_TOWER:-} ]]; then arguments+=(--vision-tower "$VISION_TOWER"); fi
 
-gpus=${NUM_GPUS:-}
-if [[ -z $gpus && -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-    gpus=$(awk -F, '{ print NF }' <<<"$CUDA_VISIBLE_DEVICES")
-elif [[ -z $gpus ]]; then
-    gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
-fi
-if [[ ! $gpus =~ ^[0-9]+$ ]]; then
-    echo "error: NUM_GPUS must be a number, found '$gpus'" >&2
-    exit 2
-fi
-
-if [[ -n ${HOSTFILE:-} ]]; then
-    if [[ ! -f $HOSTFILE ]]; then echo "error: no HOSTFILE at $HOSTFILE" >&2 && exit 2; fi
-    launcher=("$python" -m deepspeed.launcher.runner --hostfile "$HOSTFILE" --no_local_rank --module glus)
-    if [[ -n ${NUM_GPUS:-} ]]; then launcher=("${launcher[@]:0:5}" --num_gpus "$gpus" "${launcher[@]:5}"); fi
-elif [[ ${SLURM_STEP_NUM_TASKS:-1} -gt 1 ]] || ((gpus < 2)); then
-    if [[ $gpus == 0 ]]; then export CUDA_VISIBLE_DEVICES=; fi
-    launcher=("$python" -m glus)
-else
-    launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$gpus" -m glus)
-fi
-exec "${launcher[@]}" train "${arguments[@]}" "$@"
+launch glus "${arguments[@]}" "$@"

@@ -1,4 +1,4 @@
-"""Shared by all tests: this folder on the import path (for `tiny`), no hub, a small disk."""
+"""Shared by all tests: this folder on the import path (for `tiny`), no hub, a small disk, a process group."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from glus.training.launch import Place
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -22,3 +26,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.decode().strip()}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(scope="session")
+def place() -> Place:
+    """This process as the only rank; the environment stays as it was, for the processes tests start."""
+    pytest.importorskip("deepspeed")
+    from glus.training.launch import VARIABLES, join
+
+    before = dict(os.environ)
+    joined = join()
+    for name in {*VARIABLES, "DS_ACCELERATOR"} - {"LOCAL_RANK"}:  # DeepSpeed asks for that one again and again
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            os.environ.pop(name, None)
+    return joined
