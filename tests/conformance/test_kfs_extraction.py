@@ -36,6 +36,11 @@ def test_score_files_of_the_end_to_end_run(golden: Callable[[str], Path], tmp_pa
     data = json.loads((root / "scores.json").read_text())
     write_tree(tmp_path, data["score_files"])
     (epoch,) = {Path(name).parents[2] for name in data["score_files"]}
+    read = key_frames.read_scores(tmp_path / epoch)
+    assert sum(len(frames) for video in read.values() for frames in video.values()) == len(data["items"])
+    for item in data["items"]:
+        video, expression, frame = Path(item["output"]).with_suffix("").parts[-3:]
+        assert read[video][expression][frame] == item["score"]
     out = tmp_path / "key_frames.json"
     arguments = [str(tmp_path / epoch), "--out", str(out), "--meta", str(root / "meta_expressions.json")]
     assert key_frames.main(arguments) == 0

@@ -46,6 +46,8 @@ def test_weighted_merge(golden: Callable[[str], Path]) -> None:
     shares = merging.merge_shares(index, wanted.shape[1], torch.from_numpy(arrays["w_weight"])[..., 0])
     np.testing.assert_allclose(shares @ torch.from_numpy(arrays["w_x"]), wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(shares.sum(dim=1)[..., None], arrays["w_agg_weight"], rtol=0, atol=1e-5)
+    # Which merged token each one ended in: the one it has the whole of its share in.
+    np.testing.assert_array_equal(shares.argmax(dim=1), arrays["w_idx_token"])
 
 
 def test_cluster_counts(golden: Callable[[str], Path]) -> None:
