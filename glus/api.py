@@ -14,7 +14,8 @@ from tqdm import tqdm
 from glus.config import Behaviour, InferenceConfig, ModelConfig, Sam2Config
 from glus.errors import InputError
 from glus.inference.budget import MemoryBudget
-from glus.inference.engine import segment_clip, stream
+from glus.inference.engine import segment_clip
+from glus.inference.live import stream
 from glus.inference.queries import Query
 from glus.inference.result import SegmentResult
 from glus.inference.streams import ContextPolicy

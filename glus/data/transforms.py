@@ -67,13 +67,19 @@ def sam_image(frame: NDArray[np.uint8], size: int = 1024, device: torch.device |
         frame: uint8 [height, width, 3] RGB.
     """
     _check_frame(frame)
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float() / 255
+    pixels = upload(torch.from_numpy(np.ascontiguousarray(frame)), device).permute(2, 0, 1)[None].float() / 255
     resized = functional.interpolate(
         pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
     )[0]
-    mean = torch.tensor(SAM_MEAN, device=device)[:, None, None]
-    std = torch.tensor(SAM_STD, device=device)[:, None, None]
+    mean, std = (upload(torch.tensor(values), device)[:, None, None] for values in (SAM_MEAN, SAM_STD))
     return (resized - mean) / std
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the host on `device`; by way of pinned memory, since else a GPU's queue would be waited for."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _check_frame(frame: NDArray[np.uint8]) -> None:

@@ -26,6 +26,8 @@ SHARE_OF_FREE = {"cuda": 0.8, "cpu": 0.4}
 POSITIONS_AT_ONCE = {"cuda": 16384, "cpu": 8192}
 """Of the language model; larger chunks are no faster."""
 FRAMES_AT_ONCE = 8
+SHARE_OF_HELD = 0.25
+"""Of the budget, for frames that a backward pass will meet again."""
 ROWS_AT_ONCE = 64
 REMEDY = "use a lower --precision, a lower --question_frame_num or a smaller --image_size"
 
@@ -79,29 +81,42 @@ class Plan:
         frames: looked at ahead; their CLIP tokens, SAM-2 features and finished masks exist together.
         windows: read by the language model.
         rows: sequences (expressions) decoded.
+        tokens: of how many frames CLIP tokens are held from the forward pass for the backward pass.
+        features: of how many of these SAM-2's features, too.
     """
 
     frames: int
     windows: int
     rows: int
+    tokens: int
+    features: int
 
 
-def plan(model: GLUSModel, budget: MemoryBudget, expressions: int, longest: int, own: int, pixels: int) -> Plan:
+def plan(
+    model: GLUSModel, budget: MemoryBudget, expressions: int, longest: int, own: int, pixels: int, twice: int
+) -> Plan:
     """Chunk sizes for `expressions` sequences; each part may use the whole budget, since they take turns.
 
     Args:
         longest: positions of the longest window.
         own: of these, the ones behind the context frames, which all windows share.
         pixels: of a frame.
+        twice: frames that are met in two passes.
     """
     item = model.dtype.itemsize
+    per_tokens = item * model.config.vision.tokens_per_image * model.config.language.hidden_size
+    per_features = item * feature_numbers(model.config)
+    share = int(SHARE_OF_HELD * budget.bytes)
+    tokens = min(twice, share // per_tokens)
+    features = min(tokens, (share - tokens * per_tokens) // per_features)
+    budget = MemoryBudget(budget.bytes - tokens * per_tokens - features * per_features)
     per_window = item * window_numbers(model.config.language, longest)
     per_row = item * row_numbers(model.config) + 10 * pixels
     per_frame = item * frame_numbers(model.config) + 2 * expressions * pixels
     at_once = POSITIONS_AT_ONCE.get(model.device.type, POSITIONS_AT_ONCE["cpu"])
     windows = min(budget.holds(per_window), max(1, at_once // own))
     frames = min(budget.holds(4 * per_frame), FRAMES_AT_ONCE, max(1, windows // max(1, expressions)))
-    return Plan(frames, windows, min(budget.holds(per_row), ROWS_AT_ONCE))
+    return Plan(frames, windows, min(budget.holds(per_row), ROWS_AT_ONCE), tokens, features)
 
 
 def window_numbers(language: LanguageConfig, longest: int) -> int:
@@ -123,9 +138,13 @@ def row_numbers(c: ModelConfig) -> int:
 def frame_numbers(c: ModelConfig) -> int:
     """Numbers held for a frame: its inputs, its features, and what making them takes at a time."""
     sam = c.sam2
-    features = (sam.embed_size**2) * sam.hidden_size * 5
     encoder = (sam.image_size // 4) ** 2 * sam.trunk_dim * 12
-    return features + encoder + 3 * sam.image_size**2 + clip_numbers(c.vision)
+    return feature_numbers(c) + encoder + 3 * sam.image_size**2 + clip_numbers(c.vision)
+
+
+def feature_numbers(c: ModelConfig) -> int:
+    """Numbers of a frame's SAM-2 features: two finer maps, the coarsest, its position code."""
+    return c.sam2.embed_size**2 * c.sam2.hidden_size * (2 + 1 + 1 + 1)
 
 
 def clip_numbers(vision: VisionConfig) -> int:

@@ -1,9 +1,10 @@
 """The engine: frame by frame, all expressions of a video at once, no work twice (reference glus.md 10).
 
-Per frame, once: decoding, both transforms, CLIP tokens, SAM-2 features. Windows of a chunk of frames are read
-together (`windows`), since no prompt depends on a mask; then masks are decoded frame by frame, all sequences at
-once (`sequences`). What is kept does not grow with the video: the context frames, the tokens of the last query
-frames, and each sequence's memory bank. Masks equal those of the `reference` schedule up to rounding.
+Per frame, once: decoding, both transforms, CLIP tokens, SAM-2 features (with key frames see `shelf`). Windows of a
+chunk of frames are read together (`windows`), since no prompt depends on a mask; then masks are decoded frame by
+frame, all sequences at once (`sequences`). What is kept does not grow with the video: the context frames, the
+tokens of the last query frames, and each sequence's memory bank. Masks equal those of the `reference` schedule up
+to rounding.
 
 The host waits for the device twice per chunk of frames: for which windows were answered, and for the masks.
 """
@@ -11,24 +12,22 @@ The host waits for the device twice per chunk of frames: for which windows were 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
 
 from glus.config import InferenceConfig
-from glus.data.transforms import clip_image, sam_image
-from glus.errors import InputError
+from glus.data.transforms import clip_image, sam_image, upload
 from glus.inference.budget import MemoryBudget, Plan, Ration, plan
 from glus.inference.prefetch import ReadAhead
 from glus.inference.queries import Dialog, FrameResult, Query, open_dialog
 from glus.inference.selection import context_frames
 from glus.inference.sequences import Decoded, Walk, decode
-from glus.inference.streams import ContextPolicy, RunningContext, checked, given
+from glus.inference.shelf import Shelf
 from glus.inference.windows import WindowReader
 from glus.modeling.glus import GLUSModel, Readout
 from glus.modeling.mask_decoder import FrameFeatures, upsample_logits
@@ -39,19 +38,19 @@ from glus.video import Frame, FrameSource
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame, decoded and transformed.
+    """A frame, decoded and transformed, both on the device; None what is not needed.
 
     Attributes:
         index: in the video.
         size: height and width.
         clip: (3, S, S) CLIP pixels.
-        sam: (3, S', S') SAM-2 pixels, on the device.
+        sam: (3, S', S') SAM-2 pixels.
     """
 
     index: int
     size: tuple[int, int]
-    clip: torch.Tensor
-    sam: torch.Tensor
+    clip: torch.Tensor | None = None
+    sam: torch.Tensor | None = None
 
 
 ReaderOf = Callable[[torch.Tensor], WindowReader]
@@ -75,6 +74,7 @@ class Engine:
         dialogs: all that will be asked.
         rounds: frames of the longest window.
         size: height and width of the frames.
+        twice: frames that both passes meet.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Engine:
         rounds: int,
         size: tuple[int, int],
         budget: MemoryBudget | None,
+        twice: range = range(0),
     ) -> None:
         self.model = model
         self.config = config
@@ -95,7 +96,9 @@ class Engine:
         before = dialogs[0].ids(1).index(IMAGE_INDEX) + per_image * config.context_frames
         longest = text + per_image * (config.context_frames + rounds)
         budget = budget or MemoryBudget.of_free_memory(model.device)
-        self.plan: Plan = plan(model, budget, len(dialogs), longest, longest - before, size[0] * size[1])
+        pixels = size[0] * size[1]
+        self.plan: Plan = plan(model, budget, len(dialogs), longest, longest - before, pixels, len(twice))
+        self._shelf = Shelf(twice, self.plan.tokens, self.plan.features)
         self._frames = Ration("frame", self.plan.frames)
         self._windows = Ration("window", self.plan.windows)
         self._rows = Ration("expression", self.plan.rows)
@@ -103,14 +106,18 @@ class Engine:
         self._kept: dict[int, torch.Tensor] = {}
 
     def prepare(self, index: int, image: Frame) -> Prepared:
-        """Both transforms."""
-        config = self.model.config
-        return Prepared(
-            index,
-            (image.shape[0], image.shape[1]),
-            clip_image(image, config.vision.image_size, config.behaviour.clip_view),
-            sam_image(image, config.sam2.image_size, self.model.device),
-        )
+        """Transform a frame, as far as what it is for is not at hand."""
+        config, device = self.model.config, self.model.device
+        clip = None
+        if self._shelf[index] is None:
+            clip = upload(clip_image(image, config.vision.image_size, config.behaviour.clip_view), device)
+        sam = sam_image(image, config.sam2.image_size, device)
+        return Prepared(index, (image.shape[0], image.shape[1]), clip, sam)
+
+    def held(self, index: int) -> Prepared | None:
+        """A frame that need not even be decoded: all that it is for is at hand."""
+        seen = self._shelf[index]
+        return Prepared(index, seen.size) if seen is not None and seen.features is not None else None
 
     def walks(self, queries: Sequence[Query], step: int) -> list[Walk]:
         """The forward passes of all queries (`step` 1), or the backward passes of those that have one (-1)."""
@@ -173,9 +180,8 @@ class Engine:
         self, chunk: Sequence[Prepared], walks: Sequence[Walk], reader: ReaderOf, last: int | None
     ) -> list[tuple[int, FrameResult]]:
         recent = list(self._tokens.items())[-(self.rounds - 1) :] if self.rounds > 1 else []
-        fresh = [frame for frame in chunk if frame.index not in self._kept]
-        encoded = {**self._kept, **self._encode(fresh)}
-        self._tokens = dict(recent) | {frame.index: encoded[frame.index] for frame in chunk}
+        forward = walks[0].step > 0
+        self._tokens = dict(recent) | self._tokens_of(chunk, forward)
         asked = [(frame, walk) for frame in chunk for walk in walks if walk.position(frame.index) >= 0]
         readers = {frame.index: reader(self._tokens[frame.index]) for frame in chunk}
         prompts, answered = self._read(asked, readers)
@@ -186,7 +192,7 @@ class Engine:
                 active.setdefault(frame.index, []).append((walk, prompt))
             else:
                 silent.setdefault(frame.index, []).append(walk)
-        features = self._features([frame for frame in chunk if frame.index in active])
+        features = self._features([frame for frame in chunk if frame.index in active], forward)
         pending = []
         for frame in chunk:
             if frame.index in active:
@@ -194,14 +200,28 @@ class Engine:
                 pending.append(self._decode(frame, features.pop(frame.index), active[frame.index], remember))
             for walk in silent.get(frame.index, []):
                 walk.remember(frame.index, None)
+            if not forward:
+                self._shelf.drop(frame.index)
         found = self._collect(pending)
         return [(walk.row, found.get((frame.index, walk.row)) or _failed(frame, walk)) for frame, walk in asked]
+
+    def _tokens_of(self, chunk: Sequence[Prepared], forward: bool) -> dict[int, torch.Tensor]:
+        """CLIP tokens of frames, each (tokens_per_image, H), in their order; made unless they are at hand."""
+        tokens = {**self._kept}
+        for frame in chunk:
+            if (seen := self._shelf[frame.index]) is not None:
+                tokens[frame.index] = seen.tokens
+        tokens |= self._encode([frame for frame in chunk if frame.index not in tokens])
+        if forward:
+            for frame in chunk:
+                self._shelf.put_tokens(frame.index, frame.size, tokens[frame.index])
+        return {frame.index: tokens[frame.index] for frame in chunk}
 
     def _encode(self, frames: Sequence[Prepared]) -> dict[int, torch.Tensor]:
         """CLIP tokens of frames, each (tokens_per_image, H)."""
 
         def encode(part: Sequence[Prepared]) -> torch.Tensor:
-            return self.model.encode_clip(torch.stack([frame.clip for frame in part]))
+            return self.model.encode_clip(torch.stack([_made(frame.clip) for frame in part]))
 
         tokens = [one for part in self._frames.run(frames, encode) for one in part]
         return {frame.index: one for frame, one in zip(frames, tokens, strict=True)}
@@ -219,14 +239,23 @@ class Engine:
         answered: list[bool] = torch.cat([self.model.accepts(one) for one in readouts]).tolist()
         return list(torch.cat([one.embedding for one in readouts]).split(1)), answered
 
-    def _features(self, frames: Sequence[Prepared]) -> dict[int, FrameFeatures]:
-        """SAM-2 features of frames."""
+    def _features(self, frames: Sequence[Prepared], forward: bool) -> dict[int, FrameFeatures]:
+        """SAM-2 features of frames, made unless they are at hand."""
 
         def encode(part: Sequence[Prepared]) -> list[FrameFeatures]:
-            return self.model.encode_frame(torch.stack([frame.sam for frame in part])).split()
+            return self.model.encode_frame(torch.stack([_made(frame.sam) for frame in part])).split()
 
-        features = [one for part in self._frames.run(frames, encode) for one in part]
-        return {frame.index: one for frame, one in zip(frames, features, strict=True)}
+        features = {}
+        for frame in frames:
+            if (seen := self._shelf[frame.index]) is not None and seen.features is not None:
+                features[frame.index] = seen.features
+        fresh = [frame for frame in frames if frame.index not in features]
+        made = [one for part in self._frames.run(fresh, encode) for one in part]
+        for frame, one in zip(fresh, made, strict=True):
+            features[frame.index] = one
+            if forward:
+                self._shelf.put_features(frame.index, one)
+        return features
 
     def _decode(
         self,
@@ -259,6 +288,11 @@ class Engine:
             for one in pending
             for walk, mask, score in zip(one.walks, one.masks.numpy(), one.scores.tolist(), strict=True)
         }
+
+
+def _made(pixels: torch.Tensor | None) -> torch.Tensor:
+    assert pixels is not None  # only of frames whose results are at hand, which nobody asks for
+    return pixels
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
@@ -301,14 +335,16 @@ def segment_clip(
     context = context_frames(count, config.context_frames, config.context_choice)
     images = {index: frames[index] for index in sorted({*context} or {0})}
     size = next(iter(images.values())).shape
-    engine = Engine(model, config, dialogs, min(config.query_frames, count), (size[0], size[1]), budget)
+    keys = [query.key_frame for query in queries]
+    twice = range(min(keys), max(keys) + 1) if any(keys) else range(0)
+    rounds = min(config.query_frames, count)
+    engine = Engine(model, config, dialogs, rounds, (size[0], size[1]), budget, twice)
     ready = {index: engine.prepare(index, image) for index, image in images.items()}
     engine.keep(list(ready.values()))
     reader = engine.reader(engine.context(context))
-    keys = [query.key_frame for query in queries]
 
     def prepare(index: int) -> Prepared:
-        return ready[index] if index in ready else engine.prepare(index, frames[index])
+        return ready.get(index) or engine.held(index) or engine.prepare(index, frames[index])
 
     for step, order in ((1, range(min(keys), count)), (-1, range(max(keys), -1, -1))):
         walks = engine.walks(queries, step)
@@ -329,74 +365,3 @@ def segment_expression(
     """`segment_clip` for one query."""
     for _, result in segment_clip(model, tokenizer, frames, [Query(expression, key_frame)], config):
         yield result
-
-
-def stream(
-    model: GLUSModel,
-    tokenizer: GlusTokenizer,
-    frames: FrameSource | Iterable[Frame],
-    expressions: Sequence[str],
-    config: InferenceConfig,
-    *,
-    context: ContextPolicy | Sequence[Frame] = "reservoir",
-    lookahead: int = 1,
-    budget: MemoryBudget | None = None,
-) -> Iterator[list[FrameResult]]:
-    """Segment frame by frame for several expressions; memory stays bounded whatever the length.
-
-    Args:
-        frames: a video, or frames as they come: an iterator, read once, whose end nobody needs to know.
-        context: of an iterator, where its context frames come from; see `streams`. Those of a video are set (7.2).
-        lookahead: of an iterator, how many frames are read before the first of them is answered.
-
-    Yields:
-        One list per frame: the result of each expression, in the order given.
-    """
-    queries = [Query(text) for text in expressions]
-    if isinstance(frames, Iterator):
-        found = _live(model, tokenizer, frames, queries, config, context, lookahead, budget)
-    else:
-        found = segment_clip(model, tokenizer, cast(FrameSource, frames), queries, config, budget=budget)
-    results: list[FrameResult] = []
-    for _, result in found:
-        results.append(result)
-        if len(results) == len(queries):
-            yield results
-            results = []
-
-
-def _live(
-    model: GLUSModel,
-    tokenizer: GlusTokenizer,
-    frames: Iterator[Frame],
-    queries: Sequence[Query],
-    config: InferenceConfig,
-    context: ContextPolicy | Sequence[Frame],
-    lookahead: int,
-    budget: MemoryBudget | None,
-) -> Iterator[tuple[int, FrameResult]]:
-    """One forward pass over frames as they come."""
-    dialogs = [open_dialog(model.config, tokenizer, query, config, None) for query in queries]
-    if lookahead < 1:
-        raise InputError(f"lookahead must be at least 1, found {lookahead}")
-    shown = given(context, config.context_frames) if not isinstance(context, str) else []
-    running = RunningContext(config.context_frames, context) if isinstance(context, str) else None
-    good = checked(frames)
-    first = next(good, None)
-    if first is None or not queries:
-        return
-    engine = Engine(model, config, dialogs, config.query_frames, (first.shape[0], first.shape[1]), budget)
-    current: WindowReader | None = None
-    if running is None or not config.context_frames:
-        engine.keep([engine.prepare(-1 - i, image) for i, image in enumerate(shown)])
-        current = engine.reader(engine.context([-1 - i for i in range(len(shown))]))
-
-    def reader(tokens: torch.Tensor) -> WindowReader:
-        nonlocal current
-        if running is not None and config.context_frames and (running.offer(tokens) or current is None):
-            current = engine.reader(running.tokens())
-        assert current is not None
-        return current
-
-    prepared = (engine.prepare(i, image) for i, image in enumerate(itertools.chain([first], good)))
-    yield from engine.sweep(engine.chunks(prepared, lookahead), engine.walks(queries, 1), reader, None)

@@ -54,6 +54,11 @@ class FrameFeatures:
         parts = (part.split(1) for part in (*self.high_res, self.embed, self.position))
         return [FrameFeatures((fine, middle), *rest) for fine, middle, *rest in zip(*parts, strict=True)]
 
+    def alone(self, position: torch.Tensor) -> FrameFeatures:
+        """A copy that outlives the frames it was made with; `position`, the same for all frames, is shared."""
+        fine, middle = self.high_res
+        return FrameFeatures((fine.clone(), middle.clone()), self.embed.clone(), position)
+
 
 @dataclass(frozen=True)
 class MaskOutput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -23,6 +22,7 @@ from glus.inference.selection import context_frames
 from glus.modeling.glus import GLUSModel, Readout
 from glus.modeling.mask_decoder import MaskOutput
 from glus.modeling.memory import MemoryBank, MemoryEntry
+from glus.modeling.work import counted
 from glus.text.tokenizer import IMAGE_INDEX, GlusTokenizer
 from glus.video import FrameSource, open_frames
 
@@ -30,6 +30,15 @@ DEFAULT_ROOT = Path(__file__).resolve().parents[3] / "shared" / "conformance"
 ROOT = Path(os.environ.get("GLUS_CONFORMANCE", DEFAULT_ROOT)) / "glus"
 SCHEDULES = ("reference", "engine")
 CASES = sorted(p.stem.removeprefix("inference_") for p in ROOT.glob("inference_*.json"))
+WORK = {
+    "clip_frames": "clip_images",
+    "sam2_image_encodings": "sam_image_encoder_images",
+    "llm_positions": "llm_tokens",
+    "mask_decoder_calls": "mask_decoder_calls",
+    "memory_attention_calls": "memory_attention_calls",
+    "memory_encoder_calls": "memory_encoder_calls",
+}
+"""Our names for work, and the goldens'."""
 
 
 @dataclass
@@ -63,37 +72,14 @@ def run_case(root: Path, name: str, tokenizer: GlusTokenizer, schedule: str = "r
         mem_stride=case["mem_stride"],
         use_memory=not case["nobank"],
     )
-    work = counted(model)
     args = (model, tokenizer, frames, case["expression"], config, case["key"] or 0)
-    if schedule == "engine":
-        return Run(case, golden, *engine_traces(*args), model, work)
     traces: list[StepTrace] = []
-    results = list(segment_expression(*args, observer=traces.append))
-    return Run(case, golden, results, traces, model, work)
-
-
-def counted(model: GLUSModel) -> dict[str, int]:
-    """Work from now on, by the goldens' names."""
-    sam = model.sam
-    parts: dict[str, tuple[torch.nn.Module, Callable[[tuple[Any, ...]], int]]] = {
-        "clip_images": (model.vision, lambda args: len(args[0])),
-        "sam_image_encoder_images": (sam.image_encoder, lambda args: len(args[0])),
-        "llm_tokens": (model.language.decoder.layers[0], lambda args: math.prod(args[0].shape[:2])),
-        "mask_decoder_calls": (sam.sam_mask_decoder.transformer, lambda _: 1),
-        "memory_attention_calls": (sam.memory_attention, lambda _: 1),
-        "memory_encoder_calls": (sam.memory_encoder, lambda _: 1),
-    }
-    work = dict.fromkeys(parts, 0)
-
-    def count(name: str, measure: Callable[[tuple[Any, ...]], int]) -> Callable[..., None]:
-        def hook(_: Any, args: tuple[Any, ...]) -> None:
-            work[name] += measure(args)
-
-        return hook
-
-    for name, (part, measure) in parts.items():
-        part.register_forward_pre_hook(count(name, measure))
-    return work
+    with counted(model) as seen:
+        if schedule == "engine":
+            results, traces = engine_traces(*args)
+        else:
+            results = list(segment_expression(*args, observer=traces.append))
+    return Run(case, golden, results, traces, model, {theirs: seen[ours] for ours, theirs in WORK.items()})
 
 
 def engine_traces(
@@ -240,12 +226,10 @@ def test_work(run: Run, request: pytest.FixtureRequest) -> None:
     if "reference" in request.node.callspec.id:
         assert run.work == counts
         return
-    key, context = run.case["key"], run.case["passes"][0]["context"]
-    # The key frame is met in both passes, and only the context frames are remembered that long.
-    assert run.work["clip_images"] == len({r.frame for r in run.results}) + (
-        key is not None and key not in context
-    )
-    for name in ("sam_image_encoder_images", "mask_decoder_calls", "memory_attention_calls"):
+    context = run.case["passes"][0]["context"]
+    assert run.work["clip_images"] == len({r.frame for r in run.results})
+    assert run.work["sam_image_encoder_images"] == len({r.frame for r in run.results if not r.failed})
+    for name in ("mask_decoder_calls", "memory_attention_calls"):
         assert run.work[name] == counts[name]
     assert run.work["memory_encoder_calls"] == sum(trace.memory is not None for trace in run.traces)
     ids, images = run.traces[0].input_ids, len(context)

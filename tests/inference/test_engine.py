@@ -76,8 +76,8 @@ def failing(share: float, seed: int) -> Callable[[Readout], torch.Tensor]:
     return accepts
 
 
-def sizes(frames: int, windows: int, rows: int) -> Callable[..., Plan]:
-    return lambda *_: Plan(frames, windows, rows)
+def sizes(frames: int, windows: int, rows: int, tokens: int = 100, features: int = 100) -> Callable[..., Plan]:
+    return lambda *_: Plan(frames, windows, rows, tokens, features)
 
 
 def ordered(results: Iterator[tuple[int, FrameResult]]) -> Results:
@@ -116,17 +116,17 @@ def made_up(seed: int, frames: int, expressions: int, keyed: bool) -> list[Query
 
 
 CASES = [
-    # frames, expressions, stride, key frames, share of failures, (frames, windows, rows) at once
+    # frames, expressions, stride, key frames, share of failures, (frames, windows, rows) at once and what is held
     (1, 1, 3, False, 0.0, (8, 8, 8)),
     (1, 4, 3, False, 0.5, (1, 2, 3)),
     (2, 3, 3, True, 0.3, (2, 100, 2)),
-    (3, 9, 1, True, 0.2, (3, 7, 4)),
+    (3, 9, 1, True, 0.2, (3, 7, 4, 2, 1)),
     (5, 2, 2, True, 0.0, (2, 3, 64)),
-    (7, 6, 3, True, 0.4, (4, 100, 64)),
+    (7, 6, 3, True, 0.4, (4, 100, 64, 5, 2)),
     (14, 3, 3, True, 0.25, (5, 4, 2)),
     (24, 2, 3, False, 0.3, (8, 100, 64)),
     (40, 1, 3, False, 0.1, (7, 100, 1)),
-    (29, 1, 5, True, 0.0, (1, 1, 1)),
+    (29, 1, 5, True, 0.0, (1, 1, 1, 0, 0)),
 ]
 
 
@@ -138,7 +138,7 @@ def test_masks_equal_the_reference_schedule(
     stride: int,
     keyed: bool,
     failures: float,
-    at_once: tuple[int, int, int],
+    at_once: tuple[int, ...],
 ) -> None:
     seed = frames * 10 + expressions
     config = InferenceConfig(mem_stride=stride)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_engine import made_up, patched
+from test_engine import made_up, patched, sizes
 from tiny import tiny_clip, tiny_glus
 
 from glus.api import GLUS
 from glus.config import InferenceConfig
 from glus.inference import engine
+from glus.inference.budget import MemoryBudget, Plan, feature_numbers, plan
 from glus.inference.queries import Dialog, Query
 from glus.modeling.glus import GLUSModel
 from glus.modeling.mask_decoder import FrameFeatures, MaskOutput
@@ -141,15 +142,49 @@ def test_one_expression_is_read_at_the_floor(glus: GLUS) -> None:
     assert seen["lm_head_positions"] == seen["mask_decoder_calls"] == FRAMES
 
 
-def test_key_frames_cost_a_second_look_at_frames_met_in_both_passes(glus: GLUS) -> None:
-    """Three expressions that start at 2, 5 and 8 of 10 frames: forward over 2..9, backward over 8..0."""
-    queries = [Query("a dog", key) for key in (2, 5, 8)]
+KEYS = [2, 5, 8]
+MET = 8 + 9  # forward over frames 2..9, backward over 8..0
+
+
+def work_with_key_frames(
+    glus: GLUS, keys: Sequence[int], plan: Callable[..., Plan] = engine.plan
+) -> dict[str, int]:
+    """Of a clip of 10 frames; `decoded` is how often one was."""
     source = Counting(tiny_clip(10))
-    with without_sam2(glus.model), counted(glus.model) as seen:
+    queries = [Query("a dog", key) for key in keys]
+    with without_sam2(glus.model), counted(glus.model) as seen, patched(engine, plan=plan):
         list(engine.segment_clip(glus.model, glus.tokenizer, source, queries, InferenceConfig()))
-    context = 4
-    assert (
-        seen["clip_frames"] == context + (8 + 9) - 2 * context + 1
-    )  # frame 1 lies in one pass
-    assert seen["sam2_image_encodings"] == seen["mask_decoder_calls"] == 8 + 9
-    assert len(source.read) == seen["clip_frames"]
+    return {**seen, "decoded": len(source.read)}
+
+
+@pytest.mark.parametrize("keys", [[4], [9], KEYS, [0, 9]])
+def test_frames_that_both_passes_meet_are_seen_once(glus: GLUS, keys: Sequence[int]) -> None:
+    """A key frame is met in both; with several expressions, all frames between the first and the last one are."""
+    seen = work_with_key_frames(glus, keys)
+    assert seen["clip_frames"] == seen["sam2_image_encodings"] == seen["decoded"] == 10
+    assert seen["mask_decoder_calls"] == (10 - min(keys)) + (max(keys) + 1)
+
+
+def test_frames_that_memory_does_not_hold_are_seen_twice(glus: GLUS) -> None:
+    """Context frames (1, 3, 6, 8) are always at hand as CLIP tokens."""
+    none = work_with_key_frames(glus, KEYS, sizes(3, 100, 64, 0, 0))
+    assert none["clip_frames"] == 10 + (MET - 10) - len({3, 6, 8})
+    assert none["sam2_image_encodings"] == MET
+    some = work_with_key_frames(glus, KEYS, sizes(3, 100, 64, 4, 2))
+    assert some["clip_frames"] == 10 + len({7})  # tokens of 2, 3, 4, 5 are held
+    assert some["sam2_image_encodings"] == MET - 2
+
+
+def test_what_is_held_is_a_share_of_the_budget(glus: GLUS) -> None:
+    def held(gib: float, twice: int) -> tuple[int, int]:
+        found = plan(glus.model, MemoryBudget.of_gib(gib), 4, 300, 200, 10**4, twice)
+        return found.tokens, found.features
+
+    each = 4 * feature_numbers(glus.config)
+    tokens, features = held(0.5, 10**6)
+    assert features == 0 < tokens <= 2**27 / (4 * glus.config.vision.tokens_per_image * 32)
+    assert held(0.5, 50) == (50, 50)
+    tokens, features = held(0.01, 50)
+    assert tokens == 50 > features > 0
+    assert features * each <= 0.25 * 0.01 * 2**30
+    assert held(0.5, 0) == (0, 0)

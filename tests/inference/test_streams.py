@@ -218,7 +218,7 @@ def test_running_out_of_memory_changes_no_mask(glus: GLUS, caplog: pytest.LogCap
 
 def test_chunks_follow_the_budget(glus: GLUS) -> None:
     def at(gib: float, expressions: int = 4, pixels: int = 10**6) -> Any:
-        return plan(glus.model, MemoryBudget.of_gib(gib), expressions, 300, 200, pixels)
+        return plan(glus.model, MemoryBudget.of_gib(gib), expressions, 300, 200, pixels, 0)
 
     tiny, small, large = at(1e-6), at(0.2), at(64)
     assert (tiny.frames, tiny.windows, tiny.rows) == (1, 1, 1)
@@ -226,5 +226,5 @@ def test_chunks_follow_the_budget(glus: GLUS) -> None:
     assert large.frames * 4 <= large.windows
     assert at(64, expressions=100).frames == 1
     big = tiny_glus(tiny_config(512)).model
-    assert plan(big, MemoryBudget.of_gib(0.2), 4, 300, 200, 10**6).rows < small.rows
+    assert plan(big, MemoryBudget.of_gib(0.2), 4, 300, 200, 10**6, 0).rows < small.rows
     assert 0 < MemoryBudget.of_free_memory(torch.device("cpu")).bytes < free_host_memory()
