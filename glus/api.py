@@ -100,9 +100,9 @@ class GLUS:
         """
         if compat is not None and behaviour is not None:
             raise InputError("give compat or behaviour, not both")
-        place = _device(device)
+        place = choose_device(device)
         options = pretrained.LoadOptions(
-            dtype=_dtype(dtype, place),
+            dtype=choose_dtype(dtype, place),
             device=place,
             behaviour=Behaviour.preset(compat) if compat is not None else behaviour,
             vision_tower=vision_tower,
@@ -229,7 +229,8 @@ def _budget(gib: float | None) -> MemoryBudget | None:
     return MemoryBudget.of_gib(gib) if gib is not None else None
 
 
-def _device(name: torch.device | str | None) -> torch.device:
+def choose_device(name: torch.device | str | None) -> torch.device:
+    """The one named, else CUDA if there is one; raises an `InputError` for what is not there."""
     try:
         place = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -239,7 +240,8 @@ def _device(name: torch.device | str | None) -> torch.device:
     return place
 
 
-def _dtype(name: torch.dtype | str | None, place: torch.device) -> torch.dtype:
+def choose_dtype(name: torch.dtype | str | None, place: torch.device) -> torch.dtype:
+    """The one named, else bf16 on CUDA and fp32 elsewhere; raises an `InputError` for one it does not know."""
     if name is None:
         return torch.bfloat16 if place.type == "cuda" else torch.float32
     dtype = DTYPES.get(name) if isinstance(name, str) else name

@@ -45,14 +45,15 @@ class ScoreStore(Store):
 
 def load_selector(settings: Mapping[str, Any]) -> Selector:
     """The selector that `settings` describe (see `score_command.model_settings`)."""
-    from glus.api import DTYPES
+    from glus.api import choose_device, choose_dtype
     from kfs import checkpoints
 
+    device = choose_device(settings["device"])
     return checkpoints.load_selector(
         settings["version"],
         vision=settings["vision_tower"],
-        device=settings["device"],
-        dtype=DTYPES[settings["precision"]],
+        device=device,
+        dtype=choose_dtype(settings["precision"], device),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from glus.data.datasets import load_records
 from glus.data.records import Record
 from glus.errors import InputError
+from glus.inference.curves import curve
 from glus.io import disk_errors, expect, field, read_json, write_bytes
 from glus.masks import decode_rle, read_mask
 from glus.overlay import caption_strip, captioned, colour_of, overlay
@@ -64,12 +66,14 @@ class Sources:
         scores: the evaluator's JSON (`--json`), or nothing.
         truth: mask dictionary `{anno_id: [run-length code or null]}`, or nothing.
         summary: the run's `summary.json`, or nothing.
+        starts: key frames with all scores (`kfs.key_frames`), or nothing.
     """
 
     masks: Path
     scores: Mapping[str, Any]
     truth: Mapping[str, Any]
     summary: Mapping[str, Any]
+    starts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def by_expression(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -116,17 +120,6 @@ def thumbnail(picture: Frame) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def curve(values: Sequence[float]) -> str:
-    """Values 0..1 over frames as a small inline SVG."""
-    step = 118 / max(1, len(values) - 1)
-    points = " ".join(f"{1 + i * step:.1f},{25 - 24 * value:.1f}" for i, value in enumerate(values))
-    return (
-        '<svg width="120" height="26" role="img" aria-label="J over the frames">'
-        '<rect width="120" height="26" rx="3" fill="#8882"/>'
-        f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
-    )
-
-
 def score_line(row: Mapping[str, Any] | None) -> str:
     """J, F and J&F of an expression with a bar and, if the frames' values are there, a curve of J."""
     if row is None:
@@ -138,8 +131,25 @@ def score_line(row: Mapping[str, Any] | None) -> str:
         f'<span class="bar"><i style="width:{100 * both:.0f}%"></i></span></span>'
     )
     if "per_frame" in row:
-        parts.append(curve(row["per_frame"]["J"]))
+        parts.append(curve(row["per_frame"]["J"], "J"))
     return "".join(parts)
+
+
+def key_frame_line(record: Record, starts: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Where the run was to start and the selector's scores over the frames, and the index of that frame."""
+    entry = starts.get(record.video, {}).get(record.exp_id)
+    if entry is None:
+        return "", None
+    where = f"key frames: {record.video}.{record.exp_id}"
+    scores = field(entry, "scores", dict, where, "entry")
+    if set(scores) != set(record.frames) or (key := entry.get("key_frame")) not in scores:
+        raise InputError(f"{where} has scores of other frames than the video's; score the set again")
+    values = [float(expect(scores[name], (int, float), where, f"scores.{name}")) for name in record.frames]
+    index = record.frames.index(key)
+    line = (
+        f'<span class="score">key frame {escape(key)}</span>{curve(values, "key-frame score", index, unit=False)}'
+    )
+    return line, index
 
 
 def expression_part(record: Record, number: int, sources: Sources, out: Path) -> str:
@@ -147,7 +157,10 @@ def expression_part(record: Record, number: int, sources: Sources, out: Path) ->
     frames = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
     colour = colour_of(number)
     strip = caption_strip(frames[0].shape[1], [record.text], [colour])
+    line, key = key_frame_line(record, sources.starts)
     shown = set(np.linspace(0, len(frames) - 1, SHOWN_FRAMES, dtype=int).tolist())
+    if key is not None:
+        shown.add(key)
     name = f"videos/{record.video}/{record.exp_id}.mp4"
     with disk_errors(out):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,13 +175,13 @@ def expression_part(record: Record, number: int, sources: Sources, out: Path) ->
                 label = escape(record.frames[i])
                 figures.append(
                     f'<figure><img src="{thumbnail(picture)}" alt="frame {label}">'
-                    f"<figcaption>{label}</figcaption></figure>"
+                    f"<figcaption>{label}{', key frame' if i == key else ''}</figcaption></figure>"
                 )
     row = sources.by_expression.get((record.video, record.exp_id))
     return (
         f'<div class="exp"><div class="line"><span class="text">'
         f'<span class="swatch" style="background:rgb{colour}"></span>{escape(record.text)}</span>'
-        f'{score_line(row)}<a href="{quote(name)}">video</a></div>'
+        f'{score_line(row)}{line}<a href="{quote(name)}">video</a></div>'
         f'<div class="strip">{"".join(figures)}</div></div>'
     )
 
@@ -220,7 +233,9 @@ def write_report(title: str, records: Sequence[Record], sources: Sources, out: P
     return path
 
 
-def read_sources(masks: Path, eval_json: Path | None, mask_path: Path | None) -> Sources:
+def read_sources(
+    masks: Path, eval_json: Path | None, mask_path: Path | None, key_frames: Path | None = None
+) -> Sources:
     """Read the files a report draws on, checked as far as it uses them."""
     scores: dict[str, Any] = {}
     if eval_json is not None:
@@ -241,7 +256,13 @@ def read_sources(masks: Path, eval_json: Path | None, mask_path: Path | None) ->
     summary = read_json(summary_path, "summary of the run") if summary_path.exists() else {}
     for name in ("frames", "failures", "frames_this_run", "frames_per_second") if summary else ():
         field(summary, name, (int, float), summary_path, "(top level)")
-    return Sources(masks, scores, truth, summary)
+    starts: dict[str, Any] = {}
+    if key_frames is not None:
+        starts = expect(read_json(key_frames, "key frames"), dict, key_frames, "(top level)")
+        for video, entries in starts.items():
+            for exp_id, entry in expect(entries, dict, key_frames, video).items():
+                expect(entry, dict, key_frames, f"{video}.{exp_id}")
+    return Sources(masks, scores, truth, summary, starts)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -255,6 +276,7 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--vis_save_path", type=Path, required=True, help="masks of the run")
     p.add_argument("--eval_json", type=Path, help="what the evaluator wrote with --json (and --per_frame)")
     p.add_argument("--mask_path", type=Path, help="mask_dict.json, to outline the true masks")
+    p.add_argument("--key_frames", type=Path, help="key_frame_scores.json of a selector, to show its scores")
     p.add_argument("--out", type=Path, required=True, help="folder for report.html and videos/")
     p.add_argument("--title", default="GLUS report")
     p.add_argument("--limit", type=int, help="only the first N expressions")
@@ -262,7 +284,7 @@ def main(argv: Sequence[str]) -> int:
     if args.limit is not None and args.limit < 1:
         raise InputError(f"--limit must be at least 1, found {args.limit}")
     records = load_records(args.val_set, args.dataset_dir, args.set_name)[: args.limit]
-    sources = read_sources(args.vis_save_path, args.eval_json, args.mask_path)
+    sources = read_sources(args.vis_save_path, args.eval_json, args.mask_path, args.key_frames)
     path = write_report(args.title, records, sources, args.out)
     sys.stdout.write(f"report: {path}\n")
     return 0

@@ -9,12 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from glus.errors import InputError
 from glus.inference.infer_command import HelpFormatter, add_model_arguments, inference_config, model_settings
-from glus.inference.runner import bar_pace
+from glus.inference.starts import add_start_arguments, check_start, find_start, steps
 from glus.inference.worker import load_glus
 from glus.io import disk_errors, safe_name
 from glus.masks import write_mask_png
@@ -33,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("expressions", nargs="+", metavar="sentence", help="what to segment, e.g. 'the red car'")
     p.add_argument("-o", "--output", required=True, help="overlay video to write (.mp4)")
     p.add_argument("--masks", help="folder for the masks, <sentence number from 0>/<frame>.png (0/255)")
+    add_start_arguments(p)
     add_model_arguments(p)
     return p
 
@@ -41,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     texts = [check_expression(text, f"sentence {i + 1}") for i, text in enumerate(args.expressions)]
     config = inference_config(args)
+    check_start(args)
     if os.path.exists(args.output) and os.path.exists(args.video) and os.path.samefile(args.output, args.video):
         raise InputError(f"--output {args.output} is the video itself; name another file")
     frames = open_frames(args.video)
@@ -54,15 +53,15 @@ def main(argv: Sequence[str]) -> int:
     failures = 0
     # The output is opened before the model: what cannot be written shows at once.
     with video_writer(args.output, frames.fps) as writer:
+        start = find_start(args, frames, texts)
         glus = load_glus(model_settings(args, None if args.device == "auto" else args.device))
         started = time.monotonic()
-        steps = glus.stream(frames, texts, config=config, memory_budget=args.memory_budget)
-        for step in tqdm(steps, total=len(frames), unit="frame", desc="segmenting", mininterval=bar_pace()):
-            masks = np.asarray(step.masks)
-            failures += int(step.failed.sum())
-            writer.write(captioned(overlay(frames[step.frame], masks), strip))
+        options = {"config": config, "memory_budget": args.memory_budget}
+        for index, masks, _, failed in steps(glus, frames, texts, start.keys, **options):
+            failures += failed
+            writer.write(captioned(overlay(frames[index], masks), strip))
             for folder, mask in zip(folders, masks, strict=bool(folders)):
-                path = folder / f"{step.name}.png"
+                path = folder / f"{frames.names[index]}.png"
                 with disk_errors(path):
                     write_mask_png(path, mask)
         seconds = time.monotonic() - started
@@ -71,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
     lines = [f"{len(frames)} frames, {sentences} in {seconds:.1f} s ({rate:.2f} frames/s)"]
     if failures:
         lines.append(f"{failures} of {len(frames) * len(texts)} masks are blank: the model did not answer [SEG]")
+    lines += start.tell(args, frames, texts)
     lines.append(f"overlay video: {args.output}")
     if args.masks:
         lines.append(f"masks: {args.masks}")

@@ -83,10 +83,7 @@ class KeyFrames:
             self.missing += 1
             return 0
         value = self._table[key]
-        if value in frames:
-            return list(frames).index(str(value))
-        number = _as_number(value)
-        found = [i for i, name in enumerate(frames) if number is not None and _as_number(name) == number]
+        found = frames_named(value, frames)
         if len(found) != 1:
             fault = "names no frame" if not found else "fits several frames"
             shown = f"{frames[0]} to {frames[-1]}" if frames else "none"
@@ -104,6 +101,14 @@ def load_key_frames(path: str | os.PathLike[str]) -> KeyFrames:
     for key, value in table.items():
         expect(value, (int, str), path, key)
     return KeyFrames(table, path)
+
+
+def frames_named(value: int | str, frames: Sequence[str]) -> list[int]:
+    """Positions of the frames that `value` means: the one of that name, else those whose name is that number."""
+    if value in frames:
+        return [list(frames).index(str(value))]
+    number = _as_number(value)
+    return [i for i, name in enumerate(frames) if number is not None and _as_number(name) == number]
 
 
 def _as_number(name: int | str) -> int | None:

@@ -154,3 +154,26 @@ def test_faults_are_named(
     (tmp_path / "scores.json").write_text(json.dumps(broken))
     assert write("--eval_json", str(tmp_path / "scores.json")) == 2
     assert "expressions[0] has no field 'J'" in capsys.readouterr().err
+
+
+def test_key_frames_and_the_scores_that_chose_them(
+    dataset: DataSet, write: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = dataset.videos["cats"][0]
+    scores = {name: -0.5 + (i == 5) for i, name in enumerate(names)}
+    entry = {"key_frame": names[5], "score": 0.5, "scores": scores}
+    path = tmp_path / "key_frame_scores.json"
+    path.write_text(json.dumps({"cats": {"1": entry}}))
+    assert write("--key_frames", str(path)) == 0
+    text = (tmp_path / "report/report.html").read_text()
+    page = Page(text)
+    assert page.words.count("key frame 00025") == 1  # of that expression alone
+    assert page.words.count("00025, key frame") == 1  # shown, although no multiple of the others
+    assert text.count('aria-label="key-frame score over the frames"') == 1
+    for fault, told in (
+        ({**entry, "key_frame": "7"}, "other frames"),
+        ({**entry, "scores": {"1": 2}}, "other frames"),
+    ):
+        path.write_text(json.dumps({"cats": {"1": fault}}))
+        assert write("--key_frames", str(path)) == 2
+        assert told in capsys.readouterr().err
