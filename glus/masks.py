@@ -44,6 +44,15 @@ def encode_rle(mask: NDArray[Any]) -> dict[str, Any]:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def bounding_box(mask: NDArray[Any]) -> tuple[int, int, int, int] | None:
+    """The smallest box around a mask [height, width]: x, y, width, height in pixels; None for an empty mask."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(columns):
+        return None
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+
 def merge_instances(masks: NDArray[np.bool_], overlap: Literal["union", "sum"] = "union") -> NDArray[np.uint8]:
     """The training target of an expression from the masks of its objects (reference glus.md 4.3, D16).
 

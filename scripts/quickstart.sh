@@ -36,8 +36,8 @@ if (($# == 1)); then
     exit 2
 elif (($# > 1)); then
     name=$(basename "${1%/}")
-    "$python" -m glus segment "$@" -o "$out/own/${name%.*}.mp4" --masks "$out/own/${name%.*}_masks" --version "$MODEL" \
-        ${options[@]+"${options[@]}"}
+    "$python" -m glus segment "$@" -o "$out/own/${name%.*}.mp4" --captions --masks "$out/own/${name%.*}_masks" \
+        --version "$MODEL" ${options[@]+"${options[@]}"}
     exit 0
 fi
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 from run_support import DataSet, Ended, Launch, mask_bytes
 from tiny import tiny_glus
+from video_files import heard, write_file
 
 from glus.__main__ import guarded
 from glus.api import GLUS
 from glus.inference import segment_command
 from glus.masks import read_mask
-from glus.video import open_frames, write_video
+from glus.video import open_frames, select, times_of, write_video
 
 REAL = (sys.executable, "-m", "glus", "infer")
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +87,11 @@ def test_segment_writes_video_and_masks(
 ) -> None:
     out = tmp_path / "new" / "o.mp4"
     assert (
-        segment(clip, "one thing", "another", "-o", out, "--masks", tmp_path / "m", "--version", checkpoint) == 0
+        segment(
+            *(clip, "one thing", "another", "-o", out, "--captions"),
+            *("--masks", tmp_path / "m", "--version", checkpoint),
+        )
+        == 0
     )
     shown = capsys.readouterr().out
     assert "5 frames, 2 sentences" in shown
@@ -98,6 +104,38 @@ def test_segment_writes_video_and_masks(
     for row in range(2):
         for i in range(5):
             assert (read_mask(tmp_path / "m" / str(row) / f"{i:05d}.png") == expected[row, i].numpy()).all()
+
+
+def test_segment_writes_every_kind_of_a_part(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A choice of frames, the sound under them, and all exports, which are those of the Python interface."""
+    path = write_file(tmp_path / "clip.mp4", frames=12, audio="aac")
+    files = [word for kind in ("rle", "boxes") for word in (f"--{kind}", tmp_path / f"out/{kind}")]
+    folders = [word for kind in ("palette", "cutouts") for word in (f"--{kind}", tmp_path / kind)]
+    assert (
+        segment(
+            *(path, "one thing", "another", "-o", tmp_path / "out" / "o.mp4", "--version", checkpoint),
+            *("--start", "0:00.2", "--end", "1", "--fps", "5", "--max_frames", "3", "--resize", "24"),
+            *("--cutout_form", "webm", "--rle_form", "coco", *files, *folders),
+        )
+        == 0
+    )
+    assert "3 frames, 2 sentences" in capsys.readouterr().out
+    frames = select(open_frames(path), start=0.2, end=1, fps=5, max_frames=3, resize=24)
+    assert frames.names == ["00002", "00006", "00008"]
+    video = open_frames(tmp_path / "out" / "o.mp4")
+    assert video[0].shape == (18, 24, 3)
+    assert times_of(video) == (0, Fraction(2, 5), Fraction(3, 5))
+    assert len(heard(tmp_path / "out" / "o.mp4")[1]) / 44100 == pytest.approx(0.7, abs=0.06)
+    result = GLUS.from_pretrained(checkpoint, device="cpu").segment(frames, ["one thing", "another"])
+    result.save_rle(tmp_path / "rle", form="coco")
+    result.save_boxes(tmp_path / "boxes")
+    result.save_palette(tmp_path / "again")
+    for kind in ("rle", "boxes"):
+        assert (tmp_path / "out" / kind).read_bytes() == (tmp_path / kind).read_bytes()
+    assert mask_bytes(tmp_path / "palette") == mask_bytes(tmp_path / "again")
+    assert sorted(p.name for p in (tmp_path / "cutouts").iterdir()) == ["0.webm", "1.webm"]
 
 
 def test_segment_on_a_folder(
@@ -128,8 +166,10 @@ def test_segment_never_replaces_its_input(
     before = clip.read_bytes()
     (tmp_path / "link.mp4").symlink_to(clip)
     for output in (clip, tmp_path / "link.mp4"):
-        assert segment(clip, "one thing", "-o", output, "--version", checkpoint) == 2
-        assert "is the video itself" in capsys.readouterr().err
+        for more in ((), ("--masks", tmp_path, "--rle", output)):
+            place = tmp_path / "other.mp4" if more else output
+            assert segment(clip, "one thing", "-o", place, *more, "--version", checkpoint) == 2
+            assert "is the video itself" in capsys.readouterr().err
     assert clip.read_bytes() == before
 
 
@@ -152,6 +192,9 @@ def test_segment_counts_frames_without_an_answer(
         ({"-o": "clip.mp4/o.mp4"}, "cannot write"),
         ({"--version": "none"}, "none"),
         ({"--mem_stride": "0"}, "mem_stride"),
+        ({"--fps": "0"}, "fps must be"),
+        ({"--start": "1:00"}, "second 60 to the end"),
+        ({"--boxes": "clip.mp4/b.csv"}, "cannot write"),
     ],
 )
 def test_segment_names_what_is_wrong(
@@ -163,7 +206,9 @@ def test_segment_names_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     place = {
-        name: str(tmp_path / value) for name, value in change.items() if name in ("source", "-o", "--version")
+        name: str(tmp_path / value)
+        for name, value in change.items()
+        if name in ("source", "-o", "--version", "--boxes")
     }
     values = {"source": str(clip), "text": "it", "-o": str(tmp_path / "o.mp4"), "--version": str(checkpoint)}
     values |= change | place
