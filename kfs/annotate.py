@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
         "to <iou_path>/<video>/<expression>.json. Options after these go to python -m glus eval.",
     )
     p.add_argument("--dataset", required=True, help=f"{', '.join(NAMES)}, or <data set>:<split> as in mevis:train")
-    p.add_argument("--data_dir", type=Path, default="data", help="folder of the data sets (default: %(default)s)")
+    p.add_argument(
+        "--dataset_dir", type=Path, default="data", help="folder of all data sets (default: data)"
+    )
     p.add_argument("--pred_path", type=Path, required=True, metavar="DIR", help="masks that glus infer wrote")
     p.add_argument("--iou_path", type=Path, required=True, metavar="DIR", help="folder for the IoU files")
     p.add_argument(
@@ -39,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     args, more = parser().parse_known_args(argv)
     dataset, split = parse_set(args.dataset)
-    expressions = expressions_path(dataset, args.data_dir, split)
+    expressions = expressions_path(dataset, args.dataset_dir, split)
     layout = find_layout(dataset)
-    masks = args.data_dir / layout.masks.format(split=split)
+    masks = args.dataset_dir / layout.masks.format(split=split)
     if layout.listed:
         raise InputError(f"data set {dataset} has no training split")
     if not masks.exists():

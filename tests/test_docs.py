@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from glus.__main__ import main
+from kfs.__main__ import main as kfs_main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-PLACES = r"(?:glus|tests|utils|scripts|benchmarks|configs|docs|checkpoints)/[\w./-]*[\w-]"
+PLACES = r"(?:glus|kfs|tests|utils|scripts|benchmarks|configs|docs|checkpoints)/[\w./-]*[\w-]"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -61,8 +62,9 @@ def test_commands_in_the_documents_take_the_options_they_show(capsys: pytest.Cap
         """The help of a command of the package, or of the launcher that passes its options on."""
         name = " ".join(words)
         if name not in known:
+            program, *command = words
             with pytest.raises(SystemExit) as stop:
-                main([*words, "--help"])
+                {"glus": main, "kfs": kfs_main}[program]([*command, "--help"])
             assert stop.value.code == 0
             known[name] = capsys.readouterr().out
         return known[name]
@@ -70,9 +72,9 @@ def test_commands_in_the_documents_take_the_options_they_show(capsys: pytest.Cap
     seen = 0
     for document, words in commands():
         options = [word.split("=")[0] for word in words if word.startswith("--") and word != "--help"]
-        if words[:3] == ["python", "-m", "glus"]:
+        if words[:2] == ["python", "-m"] and words[2] in ("glus", "kfs"):
             depth = 5 if words[3] in ("data", "eval") else 4
-            text = options_of(words[3:depth])
+            text = options_of(words[2:depth])
         elif words[0] == "python" and words[1].startswith(("utils/", "scripts/", "benchmarks/", "kfs/")):
             text = help_of(sys.executable, words[1])
         elif words[0] == "bash" and options:
@@ -85,12 +87,12 @@ def test_commands_in_the_documents_take_the_options_they_show(capsys: pytest.Cap
 
 
 PASSED_ON = {
-    "scripts/inference.sh": (["infer"],),
-    "scripts/inference_kf.sh": (["infer"],),
-    "scripts/train.sh": (["train"],),
-    "scripts/train_glus_s.sh": (["train"],),
-    "scripts/train_glus_a.sh": (["train"],),
-    "scripts/merge.sh": (["merge"],),
+    "scripts/inference.sh": (["glus", "infer"],),
+    "scripts/inference_kf.sh": (["glus", "infer"],),
+    "scripts/train.sh": (["glus", "train"],),
+    "scripts/train_glus_s.sh": (["glus", "train"],),
+    "scripts/train_glus_a.sh": (["glus", "train"],),
+    "scripts/merge.sh": (["glus", "merge"],),
 }
 """What launchers hand their further options to."""
 

@@ -69,7 +69,7 @@ def test_iou_annotation(golden: Callable[[str], Path], tmp_path: Path, dataset: 
         for frame, mask in zip(frames, predicted, strict=True):
             write_mask_png(place / f"{frame}.png", mask)
     write(tmp_path, meta, truths)
-    flags = ["--dataset", dataset, "--data_dir", str(tmp_path), "--pred_path", str(tmp_path / "pred")]
+    flags = ["--dataset", dataset, "--dataset_dir", str(tmp_path), "--pred_path", str(tmp_path / "pred")]
     assert annotate([*flags, "--iou_path", str(tmp_path / "iou"), "--workers", "1"]) == 0
     for name, entry in spec.items():
         ours = json.loads((tmp_path / "iou" / name / "0.json").read_text())

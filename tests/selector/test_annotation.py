@@ -17,9 +17,11 @@ from glus.errors import InputError, OutputError
 from glus.masks import encode_rle, write_mask_png
 from kfs.__main__ import main as kfs
 from kfs.annotate import main as annotate
-from kfs.datasets import read_annotations
+from kfs.datasets import check_known, read_annotations
+from kfs.evaluation import compare
 from kfs.merge_folders import main as merge
 from kfs.merge_folders import merge_folders
+from kfs.samples import SelectorData, open_source
 
 SHAPE = (12, 20)
 FRAMES = ["00010", "00000", "00005", "00015"]  # not sorted, and the position is not the number
@@ -91,7 +93,7 @@ WRITE = {"mevis_train": write_mevis, "refytvos_train": write_youtube}
 
 
 def arguments(root: Path, dataset: str, *more: str) -> list[str]:
-    places = ["--data_dir", str(root), "--pred_path", str(root / "pred"), "--iou_path", str(root / "iou")]
+    places = ["--dataset_dir", str(root), "--pred_path", str(root / "pred"), "--iou_path", str(root / "iou")]
     return ["--dataset", dataset, *places, "--workers", "1", *more]
 
 
@@ -162,6 +164,42 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "mevis" / "train" / "mask_dict.json").unlink()
     with pytest.raises(InputError, match=r"mask_dict\.json is missing"):
         annotate(arguments(tmp_path, "mevis_train"))
+
+
+@pytest.mark.parametrize("absent", ["one", "zero", "skip"])
+def test_the_policy_reaches_training_and_the_choice(tmp_path: Path, absent: str) -> None:
+    """Defect 21: the last frame shows nothing. By the original it is as good a target as any; it need not be."""
+    write_mevis(tmp_path)
+    write_predictions(tmp_path / "pred")
+    for video in (VIDEO, OTHER):
+        place = tmp_path / "mevis" / "train" / "JPEGImages" / video
+        place.mkdir(parents=True)
+        for name in FRAMES:
+            (place / f"{name}.jpg").touch()  # nothing is decoded before training
+    assert annotate(arguments(tmp_path, "mevis_train", "--absent", absent)) == 0
+    data = SelectorData(str(tmp_path), "mevis_train", iou_path=str(tmp_path / "iou"), frame_range=(4, 4))
+    source = open_source(data)
+    drawn = [source.draw(np.random.default_rng(number), number) for number in range(60)]
+    targets = {draw.target: draw.expressions[0].ious[draw.target] for draw in drawn}
+    wanted = {"one": {3: 1.0}, "zero": {3: 0.0}, "skip": {}}[absent]
+    assert targets == {0: 0.5, 1: 1.0, 2: 0.0, **wanted}
+    scores = {video: {"007": dict.fromkeys(sorted(FRAMES), 0.0) | {"00015": 9.0}} for video in (VIDEO, OTHER)}
+    assert compare(scores, tmp_path / "iou").chosen == (1.0 if absent == "one" else 0.0)
+
+
+def test_an_annotation_of_other_videos_is_refused(tmp_path: Path) -> None:
+    """A list of wrong length, and an expression the data set does not know."""
+    records = load_records("mevis", write_mevis(tmp_path), "train")
+    write_predictions(tmp_path / "pred")
+    assert annotate(arguments(tmp_path, "mevis_train")) == 0
+    check_known(tmp_path / "iou", records)
+    file = tmp_path / "iou" / VIDEO / "007.json"
+    file.with_name("8.json").write_text(file.read_text())
+    with pytest.raises(InputError, match=rf"no expression 8 of a video {VIDEO}"):
+        check_known(tmp_path / "iou", records)
+    file.write_text("[0.5, 1.0]")
+    with pytest.raises(InputError, match=r"007\.json: 2 IoUs for 4 frames"):
+        read_annotations(tmp_path / "iou", records)
 
 
 def test_the_policy_needs_a_folder(tmp_path: Path) -> None:
