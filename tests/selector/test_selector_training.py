@@ -16,6 +16,7 @@ from selector_data import write_set
 from tiny import tiny_config, tiny_glus
 from tiny_selector import tiny_score_tokenizer, tiny_selector, tiny_selector_config, write_selector_clip
 
+from glus.__main__ import main as glus_command
 from glus.errors import InputError
 from glus.training.launch import Place
 from glus.training.parameters import LoraSettings, add_lora
@@ -200,6 +201,9 @@ def test_a_run_ends_with_a_selector_one_can_load_and_train_on(
     torch.testing.assert_close(selector.model.state_dict()[f"{name}.weight"], base + 8 * up @ down)
     merge = ["merge", "--weight", str(tmp_path / "run"), "--save_path", str(tmp_path / "merged")]
     assert COMMANDS.run([*merge, "--layout", "released"]) == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "merged").glob("*.json")}
+    assert glus_command([*merge, "--layout", "released"]) == 0  # the checkpoint says what it is of
+    assert {path.name: path.read_bytes() for path in (tmp_path / "merged").glob("*.json")} == files
     clip = write_selector_clip(tmp_path / "clip", selector)
     merged = load_selector(tmp_path / "merged", vision=clip)
     assert all(torch.equal(v, selector.model.state_dict()[k]) for k, v in merged.model.state_dict().items())
