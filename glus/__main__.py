@@ -18,6 +18,10 @@ COMMANDS = CommandTable(
     "command",
     {
         "segment": ("glus.inference.segment_command:main", "segment your own video by one or more sentences"),
+        "app": (
+            "glus.app.command:main",
+            "a page in the browser: your video and sentences in, masks to see and keep",
+        ),
         "infer": ("glus.inference.infer_command:main", "run a data set through the model, sharded and resumable"),
         "eval": ("glus.evaluation.command:main", "score masks by the protocol of a data set"),
         "train": ("glus.training.command:main", "train a model; a stopped run goes on where it was"),

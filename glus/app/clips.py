@@ -11,6 +11,7 @@ from glus.video import write_video
 
 SEED = 2026
 SENTENCES = 2
+KINDS = ("static", "relation", "motion")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def bundled_clips(folder: Path, count: int = 3, config: SyntheticConfig | None =
         video = generate_video(SEED, number, config)
         path = folder / f"shapes-{number + 1}.mp4"
         write_video(path, video.frames)
-        # short sentences first: they ask for looks or places, which the bundled model knows best
-        texts = sorted((sentence.text for sentence in video.sentences), key=len)
-        clips[f"Coloured shapes {number + 1}"] = BundledClip(path, "\n".join(texts[:SENTENCES]))
+        # looks before places before movement, and short ones first: what the bundled model knows best
+        told = sorted(video.sentences, key=lambda s: (KINDS.index(s.kind), len(s.text)))
+        texts = [sentence.text for sentence in told[:SENTENCES]]
+        clips[f"Coloured shapes {number + 1}"] = BundledClip(path, "\n".join(texts))
     return clips

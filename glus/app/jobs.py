@@ -20,6 +20,7 @@ from glus.app import results
 from glus.app.models import Models
 from glus.app.uploads import Limits, Upload, check_work, read_sentences, read_upload
 from glus.errors import InputError
+from glus.video import select
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Job:
         glus = models.get(self.settings.model)
         selector = models.selector(glus) if self.settings.key_frames else None
         self.folder.mkdir()
-        frames = self.upload.open()
+        frames = select(self.upload.open(), fps=self.settings.fps, resize=self.settings.resize)
         self.outcome = results.run(glus, selector, frames, self.sentences, self.settings, self.folder, self.report)
 
 
@@ -171,7 +172,7 @@ class Workbench:
         sentences = read_sentences(text, self.limits)
         if visitor.upload is None:
             raise InputError("there is no video yet; upload one, or pick one that is here")
-        check_work(visitor.upload, len(sentences), self.limits)
+        check_work(visitor.upload, len(sentences), self.limits, settings.resize)
         job = Job(visitor.upload, sentences, settings, visitor.folder / secrets.token_urlsafe(16))
         with self._change:
             if visitor.busy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING
 from glus.app.uploads import write_jpeg
 from glus.config import InferenceConfig
 from glus.errors import InputError
+from glus.inference import exports
 from glus.inference.queries import Query
-from glus.io import write_json
-from glus.overlay import caption_strip, captioned, overlay
-from glus.video import FrameSource, video_writer
+from glus.overlay import overlay
+from glus.video import FrameSource
 
 if TYPE_CHECKING:
     from glus.api import GLUS
@@ -33,6 +34,10 @@ class Settings:
     model: str
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     key_frames: bool = False
+    fps: float | None = None
+    """at most so many frames per second"""
+    resize: int | None = None
+    """pixels of the longer side at most"""
     alpha: float = 0.45
 
 
@@ -102,7 +107,8 @@ def choose_key_frames(
     selector: Selector, frames: FrameSource, sentences: Sequence[str], report: Report
 ) -> list[KeyFrame]:
     """The frame the selector scores highest, for each sentence."""
-    from kfs.scoring import best_frame, finite, score_clip
+    from kfs.frame_scores import best_frame, finite
+    from kfs.scoring import score_clip
 
     table = [[math.nan] * len(frames) for _ in sentences]
     steps = score_clip(selector.model, selector.tokenizer, frames, [Query(text) for text in sentences])
@@ -122,26 +128,29 @@ def write(
     folder: Path,
     report: Report,
 ) -> Outcome:
-    """Write video, pictures, masks and codes of a result."""
+    """Write video, pictures, masks and codes of a result, frame by frame."""
     pictures = folder / "pictures"
     pictures.mkdir()
-    strip = caption_strip(frames[0].shape[1], result.expressions)
     paths = [pictures / f"{index:05d}.jpg" for index in range(len(frames))]
-    with video_writer(folder / "overlay.mp4", frames.fps) as writer:
+    texts = result.expressions
+    made = (
+        exports.overlay_video(folder / "overlay.mp4", frames, texts, alpha=alpha, captions=True),
+        exports.mask_pngs(folder / "masks", frames, len(texts)),
+        exports.rle_json(folder / "masks.json", frames, texts, "coco"),
+    )
+    with ExitStack() as stack:
+        puts = [stack.enter_context(export) for export in made]
         for index, path in enumerate(paths):
             report("drawing", index, len(frames))
-            picture = overlay(frames[index], result.masks[:, index].numpy(), alpha=alpha)
-            writer.write(captioned(picture, strip))
-            write_jpeg(path, picture)
+            masks = result.masks[:, index].numpy()
+            for put in puts:
+                put(index, masks, result.scores[:, index].tolist())
+            write_jpeg(path, overlay(frames[index], masks, alpha=alpha))
     report("packing", 0, 1)
-    result.save_masks(folder / "masks")
     packed = shutil.make_archive(str(folder / "masks"), "zip", folder / "masks")
     shutil.rmtree(folder / "masks")
-    codes = {"sentences": result.expressions, "frames": result.frame_names, "masks": result.to_rle()}
-    write_json(folder / "masks.json", codes, indent=None)
-    report("packing", 1, 1)
     return Outcome(
-        result.expressions,
+        texts,
         folder / "overlay.mp4",
         Path(packed),
         folder / "masks.json",

@@ -17,10 +17,9 @@ from glus.errors import InputError
 from glus.io import write_bytes
 from glus.text.prompts import check_expression
 from glus.video import Frame, FrameSource, ImageFrames, VideoFileFrames, natural_key
+from glus.video.files import CONTAINERS
 
 IMAGE_KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-# FFmpeg's containers. Play lists are left out: they make the reader open other files and addresses.
-VIDEO_KINDS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,ogg,flv,asf"
 WANTED = "send one video (mp4, mov, webm, avi, gif, ...), or images (jpg, png, ...) as its frames"
 LEAST_SIDE = 16
 MEMORY_BOUND = 256 << 20  # bytes of decoded frames held for a video
@@ -128,14 +127,15 @@ def read_sentences(text: str, limits: Limits) -> list[str]:
     return lines
 
 
-def check_work(upload: Upload, sentences: int, limits: Limits) -> None:
-    """Refuse what would take more memory than a job may have."""
-    megabytes = upload.frames * upload.width * upload.height * sentences / (1 << 20)
+def check_work(upload: Upload, sentences: int, limits: Limits, resize: int | None = None) -> None:
+    """Refuse what would take more memory than a job may have; `resize` is the longer side that is worked with."""
+    scale = min(1.0, (resize or limits.side) / max(upload.width, upload.height))
+    megabytes = upload.frames * upload.width * upload.height * scale**2 * sentences / (1 << 20)
     if megabytes > limits.mask_megabytes:
         raise InputError(
             f"{upload.frames} frames of {upload.width}x{upload.height} with {sentences} sentence"
             f"{'s' * (sentences > 1)} are too much at once ({megabytes:.0f} MB of masks, at most "
-            f"{limits.mask_megabytes}); use fewer sentences, or a shorter or smaller video"
+            f"{limits.mask_megabytes}); choose a smaller side in the options, or write fewer sentences"
         )
 
 
@@ -186,12 +186,12 @@ def _check_size(file: Path, width: int, height: int, limits: Limits) -> None:
 
 def _probe_video(file: Path, limits: Limits) -> None:
     """Decode a video once within the limits, keeping nothing."""
-    guards = {"format_whitelist": VIDEO_KINDS, "protocol_whitelist": "file"}
+    guards = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
         with av.open(str(file), options=guards) as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")
+            if stream is None:
                 raise InputError(f"{file} has no pictures, only sound; {WANTED}")
-            stream = container.streams.video[0]
             _check_size(file, stream.width, stream.height, limits)
             # the size may change later in the stream
             stream.codec_context.options = {"max_pixels": str(limits.side**2)}
