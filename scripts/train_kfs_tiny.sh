@@ -44,7 +44,7 @@ make_ious() { # split, videos, seed
             ${video_options[@]+"${video_options[@]}"}
     fi
     MODEL=$glus SET_NAME=$1 SAVE_DIR=$out/masks_$1 bash scripts/inference.sh ${options[@]+"${options[@]}"}
-    "$python" -m kfs annotate --dataset "mevis:$1" --data_dir "$data" --pred_path "$out/masks_$1" \
+    "$python" -m kfs annotate --dataset "mevis:$1" --dataset_dir "$data" --pred_path "$out/masks_$1" \
         --iou_path "$out/ious_$1" --absent "${ABSENT:-zero}"
 }
 
