@@ -20,6 +20,7 @@ COMMANDS = CommandTable(
             "glus.evaluation.davis_command:official_main",
             "label maps by the official DAVIS 2017 protocols or vos-benchmark's",
         ),
+        "--all": ("glus.evaluation.all_command:main", "every results folder below a folder, in one table"),
     },
     names_program=True,
 )
