@@ -145,7 +145,7 @@ class GLUS:
             source: a video file, a folder of images, a list of image files, or a uint8 array (T, H, W, 3) RGB.
             expressions: what to segment, one mask per sentence.
             key_frames: per expression, the frame to start from (forward, then backward); default the first.
-            config: numbers of context and query frames, memory stride.
+            config: numbers of context and query frames, memory stride; default the checkpoint's own.
             memory_budget: GiB to use beside the model, which sets how much is done at once; default by what is
                 free. The masks are the same.
             progress: show a progress bar; or what to call after every frame with how many are done, of how many.
@@ -155,13 +155,13 @@ class GLUS:
             InputError: unreadable video, no frames, an unusable expression, a key frame outside the clip.
         """
         texts = _checked(expressions)
-        frames = open_frames(source)
+        frames = open_frames(source, progress is True)
         count = len(frames)
         keys = list(key_frames) if key_frames is not None else [0] * len(texts)
         whole = all(isinstance(key, int | np.integer) and not isinstance(key, bool) for key in keys)
         if len(keys) != len(texts) or not whole or any(not 0 <= key < count for key in keys):
             raise InputError(f"key_frames needs one index in 0..{count - 1} per expression, found {keys}")
-        config = config or InferenceConfig()
+        config = config or self.config.inference
         height, width = frames[0].shape[:2]
         masks = torch.zeros(len(texts), count, height, width, dtype=torch.bool)
         scores = torch.zeros(len(texts), count)
@@ -210,7 +210,7 @@ class GLUS:
             self.tokenizer,
             frames,
             texts,
-            config or InferenceConfig(),
+            config or self.config.inference,
             context=context,
             lookahead=lookahead,
             budget=_budget(memory_budget),

@@ -161,19 +161,6 @@ class Behaviour:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """All sizes of a GLUS model and its behaviour."""
-
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    sam2: Sam2Config = field(default_factory=Sam2Config)
-    behaviour: Behaviour = field(default_factory=Behaviour)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
 class InferenceConfig:
     """How a clip is walked through (reference glus.md, section 7)."""
 
@@ -195,6 +182,20 @@ class InferenceConfig:
                 raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if not 0 <= self.question <= 3:
             raise InputError(f"question must be 0..3, found {self.question}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All sizes of a GLUS model, its behaviour, and how it has learned to walk through a clip."""
+
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    sam2: Sam2Config = field(default_factory=Sam2Config)
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 def _check_choices(config: Any) -> None:

@@ -27,9 +27,6 @@ python=$venv/bin/python
 out=${OUT_DIR:-$root/outputs/quickstart}
 export MODEL=${MODEL:-${CKPT_DIR:-$root/checkpoints}/glus-tiny}
 title="GLUS quickstart"
-# glus-tiny has learned with one query frame at a time (docs/tiny.md)
-options=()
-if [[ $(basename "$MODEL") == glus-tiny ]]; then options=(--question_frame_num 1); fi
 
 if (($# == 1)); then
     echo "error: a video needs at least one sentence; see bash scripts/quickstart.sh --help" >&2
@@ -37,7 +34,7 @@ if (($# == 1)); then
 elif (($# > 1)); then
     name=$(basename "${1%/}")
     "$python" -m glus segment "$@" -o "$out/own/${name%.*}.mp4" --captions --masks "$out/own/${name%.*}_masks" \
-        --version "$MODEL" ${options[@]+"${options[@]}"}
+        --version "$MODEL"
     exit 0
 fi
 
@@ -53,8 +50,7 @@ if ! command -v nvidia-smi >/dev/null && [[ -z ${WORKERS:-} ]]; then
     export WORKERS
 fi
 # --overwrite: a second quickstart, perhaps with another model, should just work
-DATA_DIR=$data SAVE_DIR=$masks VAL_SET=mevis SET_NAME=valid_u bash "$root/scripts/inference.sh" --overwrite \
-    ${options[@]+"${options[@]}"}
+DATA_DIR=$data SAVE_DIR=$masks VAL_SET=mevis SET_NAME=valid_u bash "$root/scripts/inference.sh" --overwrite
 
 echo "quickstart: evaluation"
 "$python" "$root/utils/eval_mevis.py" --mevis_exp_path "$split/meta_expressions.json" \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from tiny import EXPRESSIONS, files_of, tiny_clip, tiny_config, tiny_glus, traces
 
+from glus.__main__ import main
 from glus.api import GLUS
 from glus.config import InferenceConfig
 from glus.errors import InputError, OutputError
@@ -311,3 +313,32 @@ def test_save_video(result: SegmentResult, tmp_path: Path) -> None:
 def test_images_of_another_size_work_end_to_end() -> None:
     glus = tiny_glus(tiny_config(448))
     assert glus.segment(CLIP[:3], EXPRESSIONS[:2]).masks.any()
+
+
+# -- how a checkpoint wants to be used -----------------------------------------------------------------------
+
+
+def test_what_a_checkpoint_has_learned_with_is_the_default(tmp_path: Path) -> None:
+    learned = InferenceConfig(context_frames=2, query_frames=1, mem_stride=2)
+    made = tiny_glus(dataclasses.replace(tiny_config(), inference=learned))
+    made.save_pretrained(tmp_path / "model")
+    saved = GLUS.from_pretrained(tmp_path / "model", device="cpu")
+    assert saved.config.inference == learned
+    by_default = saved.segment(CLIP, EXPRESSIONS[0])
+    assert torch.equal(by_default.scores, saved.segment(CLIP, EXPRESSIONS[0], config=learned).scores)
+    assert not torch.equal(by_default.scores, saved.segment(CLIP, EXPRESSIONS[0], config=InferenceConfig()).scores)
+    streamed = torch.stack([step.scores for step in saved.stream(CLIP, EXPRESSIONS[0])], dim=1)
+    torch.testing.assert_close(streamed, by_default.scores, rtol=0, atol=1e-5)
+
+    def masks_of(name: str, *options: str) -> list[bytes]:
+        write_video(tmp_path / "clip.mp4", CLIP, 5)
+        model = ("--version", str(tmp_path / "model"), "--device", "cpu")
+        video = str(tmp_path / "clip.mp4")
+        out = tmp_path / name
+        outputs = ("-o", f"{out}.mp4", "--masks", str(out))
+        assert main(["segment", video, EXPRESSIONS[0], *outputs, *model, *options]) == 0
+        return [path.read_bytes() for path in sorted(out.rglob("*.png"))]
+
+    asked = ("--context_frame_num", "2", "--question_frame_num", "1", "--mem_stride", "2")
+    assert masks_of("default") == masks_of("asked", *asked)
+    assert masks_of("default") != masks_of("other", "--question_frame_num", "4", "--context_frame_num", "4")

@@ -8,17 +8,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from glus.config import InferenceConfig
+from glus.config import InferenceConfig, from_dict
 from glus.data.datasets import DATASETS, load_records
 from glus.errors import InputError
 from glus.evaluation.parallel import default_workers
 from glus.inference.items import Item, items_digest
 from glus.inference.runner import WORKER_COMMAND, RunSpec, WorkerDied, run_items
 from glus.inference.selection import load_key_frames
+from glus.io import read_json
 from glus.launched import Launched, launched
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,16 @@ def default_checkpoint() -> str:
     return str(Path(__file__).resolve().parents[2] / "checkpoints" / "glus-tiny")
 
 
+_WALK = {
+    "context_frame_num": ("context_frames", "context frames"),
+    "question_frame_num": ("query_frames", "query frames in a window"),
+    "mem_stride": ("mem_stride", "stride of remembered frames"),
+}
+"""Option -> field of `InferenceConfig`, help."""
+
+
 def add_model_arguments(p: argparse.ArgumentParser) -> None:
     """Options that every command with a model takes; long names are those of the original."""
-    defaults = InferenceConfig()
     p.add_argument("--version", default=default_checkpoint(), help="checkpoint folder, or hub id")
     p.add_argument("--vision-tower", help="folder of CLIP, for checkpoints without it; default: where they say")
     p.add_argument("--image_size", type=int, help="side of SAM-2's input; default: the checkpoint's")
@@ -53,11 +60,8 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--compat", help="corrected, or released: the original's defects too; default: the checkpoint's"
     )
-    p.add_argument("--context_frame_num", type=int, default=defaults.context_frames, help="context frames")
-    p.add_argument(
-        "--question_frame_num", type=int, default=defaults.query_frames, help="query frames in a window"
-    )
-    p.add_argument("--mem_stride", type=int, default=defaults.mem_stride, help="stride of remembered frames")
+    for name, (_, what) in _WALK.items():
+        p.add_argument(f"--{name}", type=int, help=f"{what}; default: what the checkpoint has learned with")
     p.add_argument(
         "--memory_budget",
         type=float,
@@ -67,11 +71,24 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--not_use_mem_bank", action="store_true", help="decode every frame without memory")
 
 
-def inference_config(args: argparse.Namespace) -> InferenceConfig:
-    """How to walk through a clip, from the numbers among `add_model_arguments`."""
-    return InferenceConfig(
-        args.context_frame_num, args.question_frame_num, args.mem_stride, not args.not_use_mem_bank
-    )
+def inference_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `InferenceConfig` that `add_model_arguments` were given; the rest is the checkpoint's.
+
+    Raises:
+        InputError: a number that cannot be.
+    """
+    given = {_WALK[name][0]: getattr(args, name) for name in _WALK if getattr(args, name) is not None}
+    if args.not_use_mem_bank:
+        given["use_memory"] = False
+    InferenceConfig(**given)
+    return given
+
+
+def stored_inference(version: str) -> InferenceConfig:
+    """How the model of a checkpoint folder of ours has learned to walk through a clip; the default for others."""
+    path = Path(version) / "config.json"
+    content = read_json(path, "checkpoint config") if path.is_file() else {}
+    return from_dict(InferenceConfig, content.get("model", {}).get("inference", {}), f"{path}: model.inference")
 
 
 def model_settings(args: argparse.Namespace, device: str | None) -> dict[str, Any]:
@@ -124,12 +141,12 @@ def add_run_arguments(p: argparse.ArgumentParser, what: str, save: str) -> None:
 def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     args = parser().parse_args(argv)
     check_counts(args)
-    config = inference_config(args)
+    inference = inference_changes(args)
     items = load_items(args)
     host = launched(os.environ)
     device, environments = plan_workers(args.device, args.workers, host)
     args.precision = args.precision or ("bf16" if device == "cuda" else "fp32")
-    settings = {**model_settings(args, device), "inference": asdict(config)}
+    settings = {**model_settings(args, device), "inference": inference}
     spec = run_spec(args, settings, items, environments, host, worker_command)
     return carry_out(items[: args.limit], spec, lambda s: f"{s['failures']} frames without [SEG] have blank masks")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from glus.errors import InputError
 from glus.inference import exports
-from glus.inference.infer_command import HelpFormatter, add_model_arguments, inference_config, model_settings
+from glus.inference.infer_command import HelpFormatter, add_model_arguments, inference_changes, model_settings
 from glus.inference.starts import add_start_arguments, check_start, find_start, steps
 from glus.inference.worker import load_glus
 from glus.io import disk_errors
@@ -77,7 +78,7 @@ def seconds(text: str) -> float:
 def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     texts = [check_expression(text, f"sentence {i + 1}") for i, text in enumerate(args.expressions)]
-    config = inference_config(args)
+    inference = inference_changes(args)
     check_start(args)
     places = {name: place for name in OUTPUTS if (place := getattr(args, name)) is not None}
     for name, place in places.items():
@@ -97,6 +98,7 @@ def main(argv: Sequence[str]) -> int:
         puts = [stack.enter_context(export) for export in open_exports(args, frames, texts)]
         start = find_start(args, frames, texts)
         glus = load_glus(model_settings(args, None if args.device == "auto" else args.device))
+        config = dataclasses.replace(glus.config.inference, **inference)
         started = time.monotonic()
         options = {"config": config, "memory_budget": args.memory_budget}
         for index, masks, scores, failed in steps(glus, frames, texts, start.keys, **options):

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,9 @@ def load_model(settings: dict[str, Any]) -> Segmenter:
     from glus.inference.queries import open_dialog
 
     torch.set_num_threads(settings["threads"])
-    config = from_dict(InferenceConfig, settings["inference"], "job")
     budget = MemoryBudget.of_gib(settings["memory_budget"]) if settings["memory_budget"] else None
     glus = load_glus(settings)
+    config = from_dict(InferenceConfig, {**asdict(glus.config.inference), **settings["inference"]}, "job")
     plain = settings["schedule"] == "reference"
     schedule = reference.segment_clip if plain else partial(engine.segment_clip, budget=budget)
 

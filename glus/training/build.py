@@ -45,6 +45,7 @@ def build_model(config: TrainConfig) -> GLUS:
     precision = DTYPES.get(config.loop.precision, DTYPES["fp32"])
     released = RELEASED_TRAINING if config.compat == "released" else None
     glus = starting_model(config.model, config.loop.seed, precision, released)
+    glus.model.config = dataclasses.replace(glus.config, inference=inference_of(config))
     add_lora(glus.model, config.lora, config.loop.seed)
     select_trainable(glus.model, config.trainable)
     if config.gradient_checkpointing:
@@ -138,13 +139,17 @@ def build_validator(config: TrainConfig, tokenizer: GlusTokenizer) -> Segmentati
     else:
         folder = asked.dataset_dir or config.data.dataset_dir
         videos = records_held_out(asked.dataset, folder, asked.set_name, asked.limit)
-    inference = InferenceConfig(
+    return SegmentationValidator(videos, tokenizer, inference_of(config), asked.pictures)
+
+
+def inference_of(config: TrainConfig) -> InferenceConfig:
+    """How a model trained by `config` is to walk through a clip: as it learned, the memory's stride apart."""
+    return InferenceConfig(
         context_frames=config.data.context_frame_num,
         query_frames=config.data.question_frame_num,
-        mem_stride=asked.mem_stride,
+        mem_stride=config.validation.mem_stride,
         use_memory=config.use_mem_bank,
     )
-    return SegmentationValidator(videos, tokenizer, inference, asked.pictures)
 
 
 def about(config: TrainConfig, glus: GLUS) -> dict[str, Any]:
