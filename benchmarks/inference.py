@@ -239,9 +239,9 @@ def print_seconds(
         print(f"{part:24}{columns}{ours['floor']:12.3f}{work}")
     print(f"{'frames x expressions/s':24}{rate['reference']:12.2f}{rate['engine']:12.2f}")
     print(
-        "\nfloor of the engine: the larger of its operations at the measured rate of a large matrix product and of its"
+        "\nfloor of the engine: the larger of operations at the rate of a large matrix product, and bytes at that of"
     )
-    print("bytes at that of a large copy, which a CPU's caches may beat:")
+    print("a large copy, which a CPU's caches may beat; both measured:")
     print(f"{rates.operations / 1e9:.1f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s")
 
 

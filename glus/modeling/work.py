@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from glus.modeling.glus import GLUSModel
 from glus.modeling.multimodal import MultimodalModel
@@ -37,6 +40,40 @@ class Waits(TorchDispatchMode):
 
 def _by_mask(indices: Any) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that were made within the block, by this thread, and still exist.
+
+    Attributes:
+        now: at this moment.
+        most: at any moment, exactly: by operations, not by what an allocator holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._known.setdefault(tensor.untyped_storage(), True)  # from outside, or seen before
+        result = function(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._known[storage] = True
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return result
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def _tensors(things: Any) -> list[torch.Tensor]:
+    return [thing for thing in tree_leaves(things) if isinstance(thing, torch.Tensor)]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,11 @@ from glus.api import GLUS
 from glus.config import InferenceConfig
 from glus.errors import InputError
 from glus.inference import engine
-from glus.inference.budget import MemoryBudget, Ration, free_host_memory, plan
+from glus.inference.budget import MemoryBudget, Ration, feature_numbers, free_host_memory, plan
 from glus.inference.queries import Query
 from glus.inference.selection import context_frames
 from glus.inference.streams import RunningContext
+from glus.modeling.work import LiveBytes
 from glus.video import open_frames
 
 TEXTS = ["the red square", "a dog that moves"]
@@ -119,30 +119,36 @@ def test_bad_streams(glus: GLUS, frames: list[Any], options: dict[str, Any], wor
 # -- memory ----------------------------------------------------------------------------------------------------
 
 
-def live_numbers() -> int:
-    """Numbers in all tensors that exist, storage shared by several counted once."""
-    gc.collect()
-    storages = {}
-    for thing in gc.get_objects():
-        if type(thing) is torch.Tensor:
-            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-    return sum(storages.values())
-
-
 def test_what_is_kept_does_not_grow_with_the_stream(glus: GLUS) -> None:
-    """600 frames against 60, where a tenth of the windows is not answered."""
+    """150 frames against 60, where a tenth of the windows is not answered; context frames do not change."""
     answers = itertools.cycle([True] * 9 + [False])
 
     def accepts(readout: Any) -> torch.Tensor:
         return torch.tensor([next(answers) for _ in readout.hidden])
 
-    frames = (CLIP[i % 9] for i in range(600))
-    found = {}
-    with without_sam2(glus.model), patched(glus.model, accepts=accepts):
-        for step in glus.stream(frames, TEXTS[0]):
-            if step.frame in (59, 599):
-                found[step.frame] = live_numbers()
-    assert found[599] <= 1.05 * found[59]
+    frames, found = (CLIP[i % 9] for i in range(150)), {}
+    with without_sam2(glus.model), patched(glus.model, accepts=accepts), LiveBytes() as live:
+        for step in glus.stream(frames, TEXTS[0], context="first"):
+            found[step.frame] = live.now, live.most
+    assert found[149] == found[59]
+    assert 0 < found[59][0] < found[59][1]
+
+
+def test_peak_does_not_grow_with_the_video(glus: GLUS) -> None:
+    """All tensors together at their largest moment, SAM-2's real ones included: 72 frames against 24.
+
+    Chunks are as long as the memory's stride, so that every chunk after the first ones is like every other.
+    """
+
+    def peak(frames: int) -> int:
+        queries, clip = [Query(text) for text in TEXTS], open_frames(tiny_clip(frames))
+        with patched(engine, plan=sizes(3, 100, 64)), LiveBytes() as live:
+            for _ in engine.segment_clip(glus.model, glus.tokenizer, clip, queries, InferenceConfig()):
+                pass
+        return live.most
+
+    short, long = peak(24), peak(72)
+    assert 3 * 4 * feature_numbers(glus.config) < long <= 1.001 * short
 
 
 class Short:
