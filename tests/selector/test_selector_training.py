@@ -15,6 +15,7 @@ import yaml
 from selector_data import write_set
 from tiny import tiny_config, tiny_glus
 from tiny_selector import tiny_score_tokenizer, tiny_selector, tiny_selector_config, write_selector_clip
+from training_trees import write_tree
 
 from glus.__main__ import main as glus_command
 from glus.errors import InputError
@@ -28,6 +29,7 @@ from kfs.recipe import SelectorTrainConfig, export_selector, selector_train_conf
 from kfs.samples import SelectorData, SelectorSample, SelectorSet, open_source
 from kfs.train_command import DEAD, overrides, parser
 from kfs.training import SelectorTraining, select_trainable, selector_losses
+from kfs.validation import SelectorValidator, held_out
 
 pytest.importorskip("deepspeed")
 pytest.importorskip("peft")
@@ -145,8 +147,8 @@ def test_what_learns() -> None:
     assert all(value.requires_grad for value in model.parameters())
 
 
-def test_it_learns_and_the_best_stays(content: dict[str, Any], tmp_path: Path) -> None:
-    """From nothing: the IoU is the brightness of the frame. Seen by the validation alone, on other videos."""
+def test_it_learns_and_the_best_stays(content: dict[str, Any], tmp_path: Path, tree: Path, place: Place) -> None:
+    """From nothing: the IoU is the frame's brightness. Validation is on other videos, by the scoring engine."""
     content |= {"trainable": "all", "lora": {"r": 0}, "weights": {"ce": 0.1}}
     content["loop"] |= {
         "steps": 60,
@@ -164,6 +166,43 @@ def test_it_learns_and_the_best_stays(content: dict[str, Any], tmp_path: Path) -
     assert best["score"] == max(line["chosen"] for line in found.values())
     assert (tmp_path / f"run/checkpoints/step-{best['step']:08d}/complete").is_file()
     assert [line["iou"] for line in lines if "iou" in line][-1] < 0.2
+    selector = load_selector(tmp_path / "run/model")
+    again = SelectorValidator(held_out("mevis_val", tree, tree / "ious_valid_u", 64), selector.tokenizer)
+    for name, value in again(selector.model, place).scalars.items():
+        assert found[60][name] == pytest.approx(value, abs=1e-6), "what is logged is what the exported one does"
+
+
+def test_the_released_recipe_runs_in_bf16_on_both_sets(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 under ZeRO-2 with gradient checkpointing, in a folder with a relative name; both sets are drawn."""
+    data = tmp_path / "data"
+    write_set(data, "train", range(2), 6)
+    write_tree(data, "refyoutube_vos")
+    for exp_id in ("0", "1"):
+        path = data / f"ious_refytvos/even/{exp_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([0.5] * 8))
+    content["data"] = {
+        "dataset_dir": "data",
+        "rvos_sample_ratio": "1||1",
+        "iou_path": "data/ious_train||data/ious_refytvos",
+    }
+    content |= {"compat": "released", "gradient_checkpointing": True, "validation": {}}
+    content["loop"] |= {"precision": "bf16", "deepspeed": {"stage": 2}, "steps": 2}
+    options(content, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    plain = SelectorSet.__getitem__
+    monkeypatch.setattr(
+        SelectorSet, "__getitem__", lambda self, number: drawn.append(found := plain(self, number)) or found
+    )
+    assert train_command.main(["--config", "run.yaml", "--log_dir", "runs/bf16"]) == 0
+    assert {sample.dataset for sample in drawn} == {"mevis_train", "refytvos_train"}
+    assert {len(sample.pixels) for sample in drawn} == {6, 8}, "videos shorter than the range give all frames"
+    state = load_selector("runs/bf16/model", dtype=torch.bfloat16).model.state_dict()
+    assert state["language.lm_head.weight"].dtype == torch.bfloat16
+    assert state["score_head.0.weight"].dtype == torch.float32
 
 
 def test_a_run_that_was_stopped_ends_bit_equal(content: dict[str, Any], tmp_path: Path) -> None:
