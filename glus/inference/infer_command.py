@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def add_run_arguments(p: argparse.ArgumentParser, what: str, save: str) -> None:
 def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     args = parser().parse_args(argv)
     check_counts(args)
-    inference = inference_changes(args)
+    # Of a hub id the workers find out the rest; of a folder all is known, and written down with the masks.
+    known = asdict(stored_inference(args.version)) if os.path.isdir(args.version) else {}
+    inference = {**known, **inference_changes(args)}
     items = load_items(args)
     host = launched(os.environ)
     device, environments = plan_workers(args.device, args.workers, host)
