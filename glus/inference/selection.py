@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from glus.errors import InputError
-from glus.io import expect, read_json
+from glus.io import expect, field, read_json
 
 ContextChoice = Literal["middle", "linspace"]
 
@@ -58,17 +58,27 @@ def passes(n: int, key_frame: int = 0) -> list[list[int]]:
 class KeyFrames:
     """Key frames by (video, expression) from a key-frame selector's JSON.
 
+    Args:
+        table: a frame's name or number by `<video>_<expression>`.
+        pairs: the same by video and expression, which says it without ambiguity.
+
     Attributes:
         missing: how often `index` had no entry and answered 0, for the caller to report.
     """
 
-    def __init__(self, table: Mapping[str, int | str], source: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        table: Mapping[str, int | str],
+        source: str | os.PathLike[str],
+        pairs: Mapping[tuple[str, str], int | str] | None = None,
+    ) -> None:
         self._table = dict(table)
+        self._pairs = dict(pairs or {})
         self._source = Path(source)
         self.missing = 0
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._table) + len(self._pairs)
 
     def index(self, video: str, exp_id: str | int, frames: Sequence[str]) -> int:
         """Position of the key frame in `frames`; 0 where the file says nothing about the expression.
@@ -79,10 +89,10 @@ class KeyFrames:
             InputError: the entry names no frame of this video, or more than one.
         """
         key = f"{video}_{exp_id}"
-        if key not in self._table:
+        value = self._pairs.get((video, str(exp_id)), self._table.get(key))
+        if value is None:
             self.missing += 1
             return 0
-        value = self._table[key]
         found = frames_named(value, frames)
         if len(found) != 1:
             fault = "names no frame" if not found else "fits several frames"
@@ -92,15 +102,21 @@ class KeyFrames:
 
 
 def load_key_frames(path: str | os.PathLike[str]) -> KeyFrames:
-    """Read `{"<video>_<exp_id>": frame name or number}`.
+    """Read `{"<video>_<exp_id>": frame name or number}`, or a selector's `{video: {exp_id: {"key_frame": ...}}}`.
 
     Raises:
         InputError: not such a file; the message names the entry.
     """
     table: dict[str, Any] = expect(read_json(path, "key-frame file"), dict, path, "(top level)")
+    flat: dict[str, int | str] = {}
+    pairs: dict[tuple[str, str], int | str] = {}
     for key, value in table.items():
-        expect(value, (int, str), path, key)
-    return KeyFrames(table, path)
+        if not isinstance(value, dict):
+            flat[key] = expect(value, (int, str), path, key)
+            continue
+        for exp_id, entry in value.items():
+            pairs[key, exp_id] = field(entry, "key_frame", (int, str), path, f"{key}.{exp_id}")
+    return KeyFrames(flat, path, pairs)
 
 
 def frames_named(value: int | str, frames: Sequence[str]) -> list[int]:

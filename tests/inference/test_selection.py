@@ -121,3 +121,14 @@ def test_wrong_types(tmp_path: Path, table: Any) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not found"):
         load_key_frames(tmp_path / "none.json")
+
+
+def test_a_selectors_detailed_form(tmp_path: Path) -> None:
+    """Ids with underscores, which the legacy form cannot tell apart, each keep their own."""
+    entry = {"score": 0.5, "scores": {"00005": 0.5}}
+    table = {"a": {"1_2": {"key_frame": "00005", **entry}}, "a_1": {"2": {"key_frame": "00010", **entry}}}
+    keys = load_key_frames(write(tmp_path, table))
+    assert [keys.index("a", "1_2", FRAMES), keys.index("a_1", 2, FRAMES), keys.index("a", 0, FRAMES)] == [1, 2, 0]
+    assert (len(keys), keys.missing) == (2, 1)
+    with pytest.raises(InputError, match=r"a\.3 has no field 'key_frame'"):
+        load_key_frames(write(tmp_path, {"a": {"3": entry}}))

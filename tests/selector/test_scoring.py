@@ -19,6 +19,7 @@ from kfs import scoring
 from kfs.checkpoints import Selector
 from kfs.frame_scores import FrameScore, best_frame, finite
 from kfs.frames import reference_frames, reference_step
+from kfs.merging import merge
 
 EXPRESSIONS = ["the red square that moves left", "a blue circle", "What stays behind the wall?"]
 
@@ -172,3 +173,17 @@ def test_what_cannot_be_asked(selector: Selector) -> None:
     with pytest.raises(InputError, match="positions of 4096"):
         ask("a very long story " * 600)
     assert tiny_selector_config().language.max_positions == 4096
+
+
+def test_merging_sums_in_fp32() -> None:
+    """Defect 23: in bf16 a sum of hundreds of tokens stops growing, and its order would matter."""
+    tokens = (1 + torch.rand(1, 300, 8, generator=torch.Generator().manual_seed(0))).bfloat16()
+    index = torch.arange(300)[None] // 299  # all but one in the first cluster
+    merged = merge(tokens, index, 2)
+    mean = tokens[0, :299].double().mean(dim=0)
+    assert (merged[0, 0].double() - mean).abs().max() <= 2**-8  # half a step of bf16 between 1 and 2
+    assert torch.equal(merge(tokens, index, 2), merged)
+    running = torch.zeros(8, dtype=torch.bfloat16)
+    for token in tokens[0, :299]:
+        running += token
+    assert (running.double() / 299 - mean).abs().max() > 0.1
