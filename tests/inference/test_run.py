@@ -160,7 +160,7 @@ def test_two_launches_at_once_never_write_together(dataset: DataSet, launch: Lau
 
 
 def test_other_settings_are_refused_unless_overwritten(run: Run, tmp_path: Path) -> None:
-    run()
+    run("--mem_stride", "3")
     ended = run("--mem_stride", "2")
     assert ended.status == 2
     assert "mem_stride: 3 there, 2 now" in ended.err
