@@ -64,7 +64,7 @@ class SelectorStart:
 
     Attributes:
         version: a Chat-UniVi folder, or a selector's: ours or the original's merged one; or a hub id.
-        vision_tower: folder or hub id of CLIP, for a `version` without it.
+        vision_tower: folder or hub id of CLIP, for a `version` or `from_glus` without it.
         from_glus: a GLUS folder of ours or as released, whose CLIP tower, projector and language model are taken.
         merging, out_dim: of the selector made of `from_glus`.
         sizes: YAML with the sizes of a new selector (`SelectorConfig`); needs `tokenizer`.
@@ -111,17 +111,18 @@ class SelectorValidation:
         iou_path: folder of its IoU files.
         dataset_dir: default: that of the training data.
         limit: about so many expressions, on whole videos evenly spread over the set.
-        max_images: images of a prompt when scoring.
+        max_images: images of a prompt when scoring, now and by whoever loads what was trained; default: as the
+            selector that training starts from.
     """
 
     dataset: str = "mevis_val"
     iou_path: str = "ious_val"
     dataset_dir: str | None = None
     limit: int = 64
-    max_images: int = 12
+    max_images: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit < 1 or self.max_images < 1:
+        if self.limit < 1 or (self.max_images is not None and self.max_images < 1):
             raise InputError(f"validation needs limit and max_images from 1: {self.limit}, {self.max_images}")
 
 
@@ -177,7 +178,7 @@ def starting_selector(start: SelectorStart, seed: int, dtype: torch.dtype = torc
     if start.version is not None:
         return load_selector(start.version, vision=start.vision_tower, dtype=dtype)
     if start.from_glus is not None:
-        return from_glus(start.from_glus, start.merging, start.out_dim)
+        return from_glus(start.from_glus, start.merging, start.out_dim, start.vision_tower)
     assert start.sizes is not None  # checked by SelectorStart
     assert start.tokenizer is not None
     tokenizer = GlusTokenizer.from_folder(start.tokenizer, legacy=None, required=())
@@ -187,9 +188,9 @@ def starting_selector(start: SelectorStart, seed: int, dtype: torch.dtype = torc
     return fresh_selector(from_dict(SelectorConfig, content, start.sizes), tokenizer, seed)
 
 
-def from_glus(folder: str, merging: MergingConfig, out_dim: int) -> Selector:
+def from_glus(folder: str, merging: MergingConfig, out_dim: int, vision_tower: str | None = None) -> Selector:
     """A selector with the CLIP tower, projector and language model of a GLUS; `[SCORE]` and the head are new."""
-    glus = GLUS.from_pretrained(folder, dtype=torch.float32, device="cpu")
+    glus = GLUS.from_pretrained(folder, dtype=torch.float32, device="cpu", vision_tower=vision_tower)
     language, vision = glus.config.language, dataclasses.replace(glus.config.vision, pool=1)
     config = SelectorConfig(language, vision, merging, out_dim, glus.config.behaviour.clip_view)
     taken = ("language.", "vision.")
@@ -223,6 +224,8 @@ class SelectorRecipe:
         source = open_source(config.data)
         selector = starting_selector(config.model, seed, DTYPES.get(self.loop.precision, torch.float32))
         model = selector.model
+        if config.validation.max_images is not None:
+            model.config = dataclasses.replace(model.config, max_images=config.validation.max_images)
         add_lora(model, config.lora, seed)
         select_trainable(model, config.trainable)
         if config.gradient_checkpointing:
@@ -238,7 +241,7 @@ class SelectorRecipe:
         asked = self.config.validation
         folder = asked.dataset_dir or self.config.data.dataset_dir
         videos = held_out(asked.dataset, folder, Path(asked.iou_path), asked.limit)
-        return SelectorValidator(videos, prepared.tokenizer, asked.max_images)
+        return SelectorValidator(videos, prepared.tokenizer)
 
     def export(self, log_dir: Path, out: Path) -> None:
         export_selector(log_dir, out)
