@@ -19,6 +19,7 @@ from glus.modeling.keys import LLAMA_AND_PROJECTOR, KeyTable
 from glus.modeling.language import LanguageModel
 from glus.modeling.multimodal import MultimodalModel
 from glus.modeling.vision import VisionTower
+from kfs.frames import MAX_IMAGES
 from kfs.merging import MergingConfig, cluster_count, merge_frames
 
 CHAT_UNIVI = KeyTable("Chat-UniVi", (*LLAMA_AND_PROJECTOR, ("model.vision_tower.**", None)))
@@ -39,7 +40,7 @@ RELEASED = KeyTable(
 class SelectorConfig:
     """All sizes of a selector, and what CLIP sees of a frame (`glus.data.transforms.clip_pixels`).
 
-    The defaults are those of the original 7B model.
+    The defaults are those of the original 7B model. `max_images` is how many a prompt has when scoring.
     """
 
     language: LanguageConfig = field(
@@ -49,6 +50,7 @@ class SelectorConfig:
     merging: MergingConfig = field(default_factory=MergingConfig)
     out_dim: int = 256
     clip_view: ClipView = "centre"
+    max_images: int = MAX_IMAGES
 
     def __post_init__(self) -> None:
         counts = [self.vision.tokens_per_image * self.vision.pool]

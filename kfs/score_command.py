@@ -27,7 +27,6 @@ from glus.inference.infer_command import (
 from glus.inference.items import Item
 from glus.io import disk_errors
 from glus.launched import launched
-from kfs.frames import MAX_IMAGES
 from kfs.key_frames import Scores, read_expression, write_forms
 from kfs.worker import ScoreStore
 
@@ -53,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on GPU, fp32 on CPU")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPU if there is one")
     p.add_argument(
-        "--max_image_token", type=int, default=MAX_IMAGES, help="images in a prompt, the target's included"
+        "--max_image_token", type=int, help="images in a prompt, the target's included; default: the selector's"
     )
     p.add_argument(
         "--memory_budget",
@@ -73,7 +72,7 @@ def model_settings(args: argparse.Namespace, device: str) -> dict[str, Any]:
 def main(argv: Sequence[str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     args = parser().parse_args(argv)
     check_counts(args)
-    if args.max_image_token < 1:
+    if args.max_image_token is not None and args.max_image_token < 1:
         raise InputError("--max_image_token must be at least 1")
     items = [
         Item(record) for record in load_records(args.val_set, args.dataset_dir, args.set_name, args.min_frames)

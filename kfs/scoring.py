@@ -30,7 +30,7 @@ from glus.text.tokenizer import IMAGE_INDEX, GlusTokenizer
 from glus.video import Frame, FrameSource
 from kfs import prompts
 from kfs.frame_scores import FrameScore, finite
-from kfs.frames import MAX_IMAGES, reference_frames, reference_step
+from kfs.frames import reference_frames, reference_step
 from kfs.model import SelectorModel
 
 REMEDY = "use a lower --precision or a lower --max_image_token"
@@ -44,17 +44,18 @@ class Question:
     """
 
     def __init__(
-        self, model: SelectorModel, tokenizer: GlusTokenizer, text: str, count: int, max_images: int = MAX_IMAGES
+        self, model: SelectorModel, tokenizer: GlusTokenizer, text: str, count: int, max_images: int | None = None
     ) -> None:
         if count < 1:
             raise InputError("the video has no frames")
-        if max_images < 1:
-            raise InputError(f"the number of images in a prompt must be at least 1, found {max_images}")
+        self.max_images = model.config.max_images if max_images is None else max_images
+        if self.max_images < 1:
+            raise InputError(f"the number of images in a prompt must be at least 1, found {self.max_images}")
         self.expression = prompts.clean_expression(prompts.check_expression(text))
         self._tokenizer = tokenizer
         self._score_id = model.score_id
         self._ids: dict[int, list[int]] = {}
-        references = len(reference_frames(count, 0, max_images))
+        references = len(reference_frames(count, 0, self.max_images))
         limit, per_image = model.config.language.max_positions, model.config.merging.tokens_per_image
         self.longest = len(self.ids(references)) + (references + 1) * (per_image - 1)
         if self.longest > limit:
@@ -171,14 +172,14 @@ def score_clip(
     tokenizer: GlusTokenizer,
     frames: FrameSource,
     queries: Sequence[Query],
-    max_images: int = MAX_IMAGES,
+    max_images: int | None = None,
     *,
     budget: MemoryBudget | None = None,
 ) -> Iterator[tuple[int, FrameScore]]:
     """Score every frame of a video for every query.
 
     Args:
-        max_images: images in a prompt, the target's own included.
+        max_images: images in a prompt, the target's own included; default: the selector's.
         budget: memory to use beside the model; default a share of what is free.
 
     Yields:
@@ -191,7 +192,7 @@ def score_clip(
     questions = [Question(model, tokenizer, query.expression, count, max_images) for query in queries]
     if not questions:
         return
-    step = reference_step(count, max_images)
+    step = reference_step(count, questions[0].max_images)
     classes = [range(first, count, step) for first in range(min(step, count))]
     engine = Engine(model, questions, len(classes[0]), budget)
     order = [frame for members in classes for frame in members]
@@ -208,7 +209,7 @@ def reference_clip(
     tokenizer: GlusTokenizer,
     frames: FrameSource,
     queries: Sequence[Query],
-    max_images: int = MAX_IMAGES,
+    max_images: int | None = None,
 ) -> Iterator[tuple[int, FrameScore]]:
     """`score_clip` as the original does it: one frame for one expression at a time, from decoding to the head.
 
@@ -218,7 +219,7 @@ def reference_clip(
     questions = [Question(model, tokenizer, query.expression, count, max_images) for query in queries]
     for number, question in enumerate(questions):
         for target in range(count):
-            shown = reference_frames(count, target, max_images)
+            shown = reference_frames(count, target, question.max_images)
             pixels = torch.stack([prepare(model, frames[frame]) for frame in (*shown, target)])
             score = model.score([question.ids(len(shown))], model.encode_clip(pixels))
             yield number, FrameScore(target, score.item())
@@ -232,7 +233,7 @@ def score_video(
     tokenizer: GlusTokenizer,
     frames: FrameSource,
     expressions: Sequence[str],
-    max_images: int = MAX_IMAGES,
+    max_images: int | None = None,
     *,
     budget: MemoryBudget | None = None,
 ) -> list[list[float]]:

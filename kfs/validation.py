@@ -14,7 +14,6 @@ from glus.training.validation import Validation
 from glus.video import ImageFrames
 from kfs.datasets import Annotated, parse_set
 from kfs.evaluation import Choice, measure, summarise
-from kfs.frames import MAX_IMAGES
 from kfs.model import SelectorModel
 from kfs.samples import annotated_videos
 from kfs.scoring import score_video
@@ -37,7 +36,7 @@ class SelectorValidator:
     """Mean IoU at the chosen frame, and rank correlation, over a held-out list, shared out among the ranks."""
 
     def __init__(
-        self, videos: Sequence[Sequence[Annotated]], tokenizer: GlusTokenizer, max_images: int = MAX_IMAGES
+        self, videos: Sequence[Sequence[Annotated]], tokenizer: GlusTokenizer, max_images: int | None = None
     ) -> None:
         self.videos = videos
         self.tokenizer = tokenizer

@@ -20,7 +20,6 @@ environment variables (default):
                of `python -m glus data synthetic`, for both ("")
   ABSENT       what a frame counts that shows nothing of what is meant: one, zero or skip (zero)
   STEPS        optimizer steps (those of configs/kfs_tiny.yaml)
-  MAX_IMAGES   images of a prompt when scoring (9)
   WORKERS      inference processes (1)
   VENV         environment folder (.venv of this repository)
 TEXT
@@ -59,8 +58,7 @@ steps=()
 if [[ -n ${STEPS:-} ]]; then steps=(--steps "$STEPS"); fi
 CONFIG=configs/kfs_tiny.yaml EXP_NAME=train OUT_DIR=$out IOU_PATH=$out/ious_train NUM_GPUS=${NUM_GPUS:-0} \
     bash kfs/scripts/train_kfs.sh --from_glus "$glus" --val_iou_path "$out/ious_valid_u" ${steps[@]+"${steps[@]}"} "$@"
-MODEL=$out/train/model SET_NAME=valid_u SAVE_DIR=$out/scores bash kfs/scripts/inference_kfs.sh \
-    --max_image_token "${MAX_IMAGES:-9}"
+MODEL=$out/train/model SET_NAME=valid_u SAVE_DIR=$out/scores bash kfs/scripts/inference_kfs.sh
 "$python" -m kfs evaluate "$out/scores" "$out/ious_valid_u"
 MODEL=$glus SET_NAME=valid_u SAVE_DIR=$out/masks_key_frames SCORE_JSON=$out/scores/key_frames.json \
     bash scripts/inference_kf.sh ${options[@]+"${options[@]}"}

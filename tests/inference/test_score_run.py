@@ -82,7 +82,7 @@ def test_every_frame_and_both_forms(
     assert command(dataset, save, "--max_image_token", "4") == 2
     told = capsys.readouterr().err
     assert "holds scores of a run with other settings" in told
-    assert "max_image_token: 12 there, 4 now" in told
+    assert "max_image_token: None there, 4 now" in told
 
 
 def test_killed_and_resumed(dataset: DataSet, launch: Launch, run: Run, tmp_path: Path) -> None:

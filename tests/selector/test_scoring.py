@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from glus.inference.queries import Query
 from glus.modeling.work import counted
 from glus.video import open_frames
 from kfs import scoring
-from kfs.checkpoints import Selector
+from kfs.checkpoints import Selector, load_selector, save_selector
 from kfs.frame_scores import FrameScore, best_frame, finite
 from kfs.frames import reference_frames, reference_step
 from kfs.merging import merge
@@ -187,3 +189,13 @@ def test_merging_sums_in_fp32() -> None:
     for token in tokens[0, :299]:
         running += token
     assert (running.double() / 299 - mean).abs().max() > 0.1
+
+
+def test_a_selector_knows_how_many_images_it_takes(selector: Selector, tmp_path: Path) -> None:
+    few = tiny_selector()
+    few.model.config = replace(few.config, max_images=4)
+    save_selector(few, tmp_path / "few")
+    loaded = load_selector(tmp_path / "few")
+    wanted = table(scoring.score_clip, selector, 9, EXPRESSIONS[:1], max_images=4)
+    assert table(scoring.score_clip, loaded, 9, EXPRESSIONS[:1]) == pytest.approx(wanted, abs=1e-5)
+    assert table(scoring.score_clip, selector, 9, EXPRESSIONS[:1]) != pytest.approx(wanted, abs=1e-3)
