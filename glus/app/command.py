@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import ipaddress
 import logging
 import os
@@ -25,7 +24,6 @@ from glus.inference.infer_command import (
     add_model_arguments,
     inference_changes,
     model_settings,
-    stored_inference,
 )
 
 logger = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     limits = Limits(**{limit.name: getattr(args, f"max_{limit.name}") for limit in fields(Limits)})
     if auth is None and not is_local(args.host):
         logger.warning("%s can be reached from other machines, and anyone may use it: see --auth", args.host)
-    inference = dataclasses.replace(stored_inference(args.version), **inference_changes(args))
+    inference = inference_changes(args)
     Page = page_class()
     # SIGTERM ends it as Ctrl-C does, so that nothing of the visitors stays on the disk
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -31,13 +31,14 @@ class Page:
     Args:
         workbench: does the work; gradio's files are put below its `root`, and only from there are files served.
         clips: what can be picked instead of an upload.
-        defaults: the options as they stand at first.
+        changes: fields of `InferenceConfig` that hold unless a visitor says otherwise; else the model's own.
     """
 
     def __init__(
-        self, workbench: Workbench, clips: Mapping[str, BundledClip], defaults: InferenceConfig | None = None
+        self, workbench: Workbench, clips: Mapping[str, BundledClip], changes: Mapping[str, Any] | None = None
     ) -> None:
         self.workbench = workbench
+        self.changes = dict(changes or {})
         self.clips = dict(clips)
         # components read these when they are made
         os.environ["GRADIO_TEMP_DIR"] = str(workbench.root)
@@ -46,7 +47,7 @@ class Page:
             gr.Markdown("# GLUS\nA video and sentences in, a mask for each sentence in every frame out.")
             with gr.Row():
                 with gr.Column(scale=2, min_width=320):
-                    self._inputs(defaults or InferenceConfig())
+                    self._inputs(InferenceConfig(**self.changes))
                 with gr.Column(scale=3, min_width=320):
                     self._outputs()
             self._events()
@@ -67,6 +68,7 @@ class Page:
         )
         self.model = gr.Dropdown(models.names, value=models.names[0], label="Model", interactive=True)
         with gr.Accordion("Options", open=False):
+            self.learned = gr.Checkbox(True, label="As the model has learned it; untick for the four below")
             self.context = gr.Slider(0, 8, defaults.context_frames, step=1, label="Context frames")
             self.query = gr.Slider(1, 8, defaults.query_frames, step=1, label="Query frames in a window")
             self.stride = gr.Slider(1, 8, defaults.mem_stride, step=1, label="Stride of remembered frames")
@@ -114,7 +116,7 @@ class Page:
         )
         self.clip.input(self.pick, [self.clip], clip, concurrency_limit=UPLOADS_AT_ONCE, **private)
         taken.then(lambda: None, None, self.clip, **private)
-        options = [self.context, self.query, self.stride, self.memory]
+        options = [self.learned, self.context, self.query, self.stride, self.memory]
         options += [self.fps, self.side, self.alpha, self.key_frames]
         self.start.click(
             self.segment,
@@ -155,6 +157,7 @@ class Page:
         self,
         text: str,
         model: str,
+        learned: bool,
         context: int,
         query: int,
         stride: int,
@@ -167,9 +170,12 @@ class Page:
     ) -> AsyncIterator[Update]:
         """Queue a job and tell how it stands until it has ended."""
         try:
-            inference = InferenceConfig(int(context), int(query), int(stride), bool(memory))
+            names = ("context_frames", "query_frames", "mem_stride", "use_memory")
+            walk = dict(zip(names, (int(context), int(query), int(stride), bool(memory)), strict=True))
             opacity = min(max(float(alpha), 0.0), 1.0)
-            settings = Settings(model, inference, bool(key_frames), fps or None, int(side) or None, opacity)
+            settings = Settings(
+                model, self.changes if learned else walk, bool(key_frames), fps or None, int(side) or None, opacity
+            )
             job = self.workbench.submit(_key(request), text, settings)
         except InputError as error:
             yield {self.status: words.alert(str(error))}

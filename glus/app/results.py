@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glus.app.uploads import write_jpeg
-from glus.config import InferenceConfig
 from glus.errors import InputError
 from glus.inference import exports
 from glus.inference.queries import Query
@@ -32,7 +31,8 @@ class Settings:
     """What a visitor chooses beside clip and sentences."""
 
     model: str
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    inference: Mapping[str, Any] = field(default_factory=dict)
+    """fields of `InferenceConfig`; the others are what the model has learned with"""
     key_frames: bool = False
     fps: float | None = None
     """at most so many frames per second"""
@@ -97,7 +97,7 @@ def run(
         frames,
         sentences,
         key_frames=[key.index for key in chosen] if chosen else None,
-        config=settings.inference,
+        config=replace(glus.config.inference, **settings.inference),
         progress=lambda done, total: report("segmenting", done, total),
     )
     return write(result, frames, settings.alpha, chosen, folder, report)

@@ -27,7 +27,6 @@ from glus.app.clips import BundledClip, bundled_clips
 from glus.app.jobs import Workbench
 from glus.app.models import Models
 from glus.app.uploads import Limits
-from glus.config import InferenceConfig
 from glus.inference.infer_command import default_checkpoint
 from glus.video import write_video
 
@@ -59,7 +58,7 @@ class Server:
             load_selector=lambda folder, glus: tiny_selector(),
         )
         self.bench = Workbench(root / "served", models, Limits(frames=30))
-        self.page = Page(self.bench, self.clips, InferenceConfig(query_frames=1))
+        self.page = Page(self.bench, self.clips, {"query_frames": 1})
         self.address = self.page.launch("127.0.0.1", None, block=False)
 
     def load(self, settings: Mapping[str, Any]) -> GLUS:
@@ -195,6 +194,9 @@ def test_from_upload_to_download(server: Server, browser: Any, tmp_path: Path) -
     page.keyboard.press("ArrowRight")
     expect(picture).to_have_attribute("src", re.compile(r"00002\.jpg$"))
     expect(page.locator("#results canvas, #results svg.marks").first).to_be_visible()
+    for _ in range(12 if SHOTS else 0):  # to a frame that shows both objects
+        page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Options").click()
     shot(page, "page", tmp_path)
 
     # downloads are what the job has made
