@@ -42,6 +42,7 @@ from glus.errors import InputError
 from glus.inference import engine, reference
 from glus.inference.queries import Dialog, Query
 from glus.modeling.glus import GLUSModel
+from glus.modeling.speed import ATTENTION, check_attention, compile_parts
 from glus.modeling.work import counted
 from glus.text.tokenizer import GlusTokenizer
 
@@ -171,6 +172,10 @@ def overlaps(one: Measured, other: Measured) -> list[float]:
 def inference(args: argparse.Namespace) -> dict[str, Any]:
     """Run both sides; prints a table, returns the figures of the last line."""
     model, tokenizer = build(args.size, args.device, args.precision)
+    check_attention(args.attention, model.device, model.dtype)
+    model.language.attention = args.attention
+    if args.compile:
+        compile_parts(model)
     clip = MadeUpClip(args.frames, args.height, args.width)
     bench = Bench(model, tokenizer, clip, made_up_queries(args.expressions), InferenceConfig())
     short = MadeUpClip(2, args.height, args.width)
@@ -207,6 +212,8 @@ def inference(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": {side: round(one.seconds, 2) for side, one in done.items()},
         "peak_mib": {side: one.peak and round(one.peak) for side, one in done.items()},
         "precision": args.precision,
+        "attention": args.attention,
+        "compiled": args.compile,
         "device": name,
     }
 
@@ -238,10 +245,8 @@ def print_seconds(
         work = f"{least.operations / 1e9:12.1f}{least.bytes / 1e9:10.2f}"
         print(f"{part:24}{columns}{ours['floor']:12.3f}{work}")
     print(f"{'frames x expressions/s':24}{rate['reference']:12.2f}{rate['engine']:12.2f}")
-    print(
-        "\nfloor of the engine: the larger of operations at the rate of a large matrix product, and bytes at that of"
-    )
-    print("a large copy, which a CPU's caches may beat; both measured:")
+    print("\nfloor of the engine: the larger of operations at the rate of a large matrix product, and bytes at")
+    print("that of a large copy, which a CPU's caches may beat; both measured:")
     print(f"{rates.operations / 1e9:.1f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s")
 
 
@@ -267,6 +272,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
     )
+    parser.add_argument("--attention", choices=ATTENTION, default="sdpa", help="of the language model")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of what is run most, on both sides")
     parser.add_argument("--precision", choices=list(LEAST_IOU), help="(default: bf16 on a GPU, else fp32)")
     args = parser.parse_args(argv)
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")

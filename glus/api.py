@@ -80,6 +80,8 @@ class GLUS:
         sam2: Sam2Config | None = None,
         image_size: int | None = None,
         bits: int | None = None,
+        attention: str = "sdpa",
+        compiled: bool = False,
     ) -> GLUS:
         """Load a checkpoint, strictly: every key fits or is dropped on purpose, or it is an error.
 
@@ -94,6 +96,8 @@ class GLUS:
             sam2: SAM-2 sizes for released and LISA directories, which do not store them; default hiera-L.
             image_size: side of the SAM-2 input, 256 and up in multiples of 64; default the checkpoint's.
             bits: 8 or 4: the language model's weights in so many bits (needs bitsandbytes); for inference only.
+            attention: of the language model: "sdpa", "eager" or "flash_attention_2" (needs flash-attn and a GPU).
+            compiled: have torch compile the parts that are run most; takes a while when they first run.
 
         Raises:
             InputError: anything that cannot be loaded; the message names the file or key.
@@ -110,6 +114,8 @@ class GLUS:
             sam2=sam2,
             image_size=image_size,
             bits=bits,
+            attention=attention,
+            compiled=compiled,
         )
         return cls(*pretrained.load_pretrained(source, options))
 

@@ -57,6 +57,13 @@ def add_model_arguments(p: argparse.ArgumentParser) -> None:
     bits = p.add_mutually_exclusive_group()
     bits.add_argument("--load_in_8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
     bits.add_argument("--load_in_4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
+    p.add_argument(
+        "--attention",
+        default="sdpa",
+        metavar="{sdpa,eager,flash_attention_2}",
+        help="of the language model; the last needs flash-attn and a GPU",
+    )
+    p.add_argument("--compile", action="store_true", help="torch.compile of the parts that are run most")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPU if there is one")
     p.add_argument(
         "--compat", help="corrected, or released: the original's defects too; default: the checkpoint's"
@@ -94,7 +101,7 @@ def stored_inference(version: str) -> InferenceConfig:
 
 def model_settings(args: argparse.Namespace, device: str | None) -> dict[str, Any]:
     """What `worker.load_glus` needs, from `add_model_arguments`; `device` None is torch's choice."""
-    names = ("version", "vision_tower", "image_size", "precision", "compat")
+    names = ("version", "vision_tower", "image_size", "precision", "compat", "attention", "compile")
     bits = 8 if args.load_in_8bit else 4 if args.load_in_4bit else None
     return {**{name: getattr(args, name) for name in names}, "bits": bits, "device": device}
 
@@ -189,8 +196,8 @@ def run_spec(
 
 
 def fingerprint(args: argparse.Namespace, settings: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
-    """What the masks depend on: not where files lie, nor on what device or by how many workers they are made."""
-    model = {name: value for name, value in settings.items() if name != "device"}
+    """What the masks depend on: not where files lie, nor on what device, how fast or by how many they are made."""
+    model = {name: value for name, value in settings.items() if name not in ("device", "attention", "compile")}
     for name in ("version", "vision_tower"):
         model[name] = checkpoint_identity(model[name]) if model[name] else None
     data = {"val_set": args.val_set, "set_name": args.set_name, "items_sha256": items_digest(items)}

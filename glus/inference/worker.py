@@ -52,6 +52,8 @@ def load_glus(settings: Mapping[str, Any]) -> GLUS:
         vision_tower=settings["vision_tower"],
         image_size=settings["image_size"],
         bits=settings["bits"],
+        attention=settings["attention"],
+        compiled=settings["compile"],
     )
 
 

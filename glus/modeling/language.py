@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import (
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
 
 from glus.config import LanguageConfig
 
@@ -107,6 +111,15 @@ class LanguageModel(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
+    def attention(self) -> str:
+        """How the layers attend: one of `glus.modeling.speed.ATTENTION`."""
+        return str(self.llama_config._attn_implementation)
+
+    @attention.setter
+    def attention(self, name: str) -> None:
+        self.llama_config._attn_implementation = self.decoder.config._attn_implementation = name
+
+    @property
     def embedding(self) -> nn.Embedding:
         return self.decoder.embed_tokens
 
@@ -176,20 +189,33 @@ class LanguageModel(nn.Module):
         """Run decoder layers; (R, N, H) -> (R, N, H)."""
         before, length = joined.length, states.shape[1]
         positions = torch.arange(before, before + length, device=states.device)[None]
-        visible = None  # nothing before: the fused causal kernel applies
-        if before:
-            visible = torch.arange(before + length, device=states.device) <= positions[0, :, None]
-            visible = visible[None, None]
+        visible = self._visible(before, positions, states.dtype)
         turn = self.decoder.rotary_emb(states, position_ids=positions)
         for layer in layers:
             states = layer(
                 states,
                 attention_mask=visible,
-                position_ids=positions,
                 past_key_values=joined,
                 position_embeddings=turn,
             )
         return states
+
+    def _visible(self, before: int, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+        """The mask of rows at `positions` (1, N) that follow `before` others, as the layers' attention takes it.
+
+        None where it knows by itself: torch's kernel if nothing came before; flash-attn always, which counts
+        from the last key.
+        """
+        if self.attention == "flash_attention_2" or (self.attention == "sdpa" and not before):
+            return None
+        visible = torch.arange(before + positions.shape[1], device=positions.device) <= positions[0, :, None]
+        return self._mask(visible[None, None], dtype)
+
+    def _mask(self, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(R, 1, N, K) bool, or what plain attention adds in its place."""
+        if self.attention != "eager":
+            return visible
+        return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
     def _last_layer(
         self, layer: nn.Module, states: torch.Tensor, last: torch.Tensor, joined: _Joined
@@ -211,9 +237,9 @@ class LanguageModel(nn.Module):
         query, _ = apply_rotary_pos_emb(query, query, cos[0, last][:, None], sin[0, last][:, None])
         keys, values = joined.update(keys, values, attention.layer_idx)
         visible = torch.arange(before + length, device=states.device) <= (before + last)[:, None]
-        seen = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=visible[:, None, None], scale=attention.scaling
-        )
+        attend = eager_attention_forward if self.attention == "eager" else sdpa_attention_forward
+        mask = self._mask(visible[:, None, None], query.dtype)
+        seen, _ = attend(attention, query, keys, values, mask, scaling=attention.scaling)
         kept = states[here, last] + attention.o_proj(seen.flatten(1))
         added: torch.Tensor = layer.mlp(layer.post_attention_layernorm(kept))  # type: ignore[operator]
         return kept + added

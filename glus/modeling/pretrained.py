@@ -39,6 +39,7 @@ from glus.modeling.folders import (
 from glus.modeling.glus import GLUSModel
 from glus.modeling.keys import LISA, SAM2
 from glus.modeling.quantise import check_bits, quantise, quantised
+from glus.modeling.speed import check_attention, compile_parts
 from glus.text.tokenizer import GlusTokenizer
 
 FORMAT = "glus"
@@ -59,6 +60,8 @@ class LoadOptions:
     sam2: Sam2Config | None = None
     image_size: int | None = None
     bits: int | None = None
+    attention: str = "sdpa"
+    compiled: bool = False
 
 
 def load_pretrained(
@@ -70,6 +73,9 @@ def load_pretrained(
         InputError: nothing loadable at `source`, or anything in it that does not fit.
     """
     check_bits(options.bits)
+    check_attention(options.attention, options.device, options.dtype)
+    if options.compiled and options.bits is not None:
+        raise InputError("weights in 4 or 8 bits cannot be compiled; give one or the other")
     folder = resolve(source, ["config.json", *TOKENIZER_FILES])
     config_file = folder / "config.json"
     raw = expect(read_json(config_file, "checkpoint config"), dict, config_file, "file")
@@ -97,6 +103,9 @@ def load_pretrained(
         quantise(model.language, options.bits, options.device)
         model.to(options.device).finish_loading()
         fingerprint = None
+    model.language.attention = options.attention
+    if options.compiled:
+        compile_parts(model)
     return model.eval(), tokenizer, fingerprint
 
 
