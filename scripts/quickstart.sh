@@ -11,6 +11,7 @@ usage: bash scripts/quickstart.sh
 
 environment variables (default):
   MODEL    checkpoint folder or hub id ($CKPT_DIR/glus-tiny; CKPT_DIR: checkpoints of this repository)
+  SELECTOR key-frame selector, to start where it says ($CKPT_DIR/kfs-tiny if that is there; empty: none)
   OUT_DIR  where results go (outputs/quickstart of this repository)
   WORKERS  inference processes on the CPU (one per core, at most 4)
   VIDEOS   number of sample videos (3)
@@ -25,7 +26,10 @@ venv=${VENV:-.venv}
 if [[ $venv != /* ]]; then venv=$root/$venv; fi
 python=$venv/bin/python
 out=${OUT_DIR:-$root/outputs/quickstart}
-export MODEL=${MODEL:-${CKPT_DIR:-$root/checkpoints}/glus-tiny}
+checkpoints=${CKPT_DIR:-$root/checkpoints}
+export MODEL=${MODEL:-$checkpoints/glus-tiny}
+if [[ -z ${SELECTOR+set} && -d $checkpoints/kfs-tiny ]]; then SELECTOR=$checkpoints/kfs-tiny; fi
+SELECTOR=${SELECTOR:-}
 title="GLUS quickstart"
 
 if (($# == 1)); then
@@ -33,8 +37,11 @@ if (($# == 1)); then
     exit 2
 elif (($# > 1)); then
     name=$(basename "${1%/}")
-    "$python" -m glus segment "$@" -o "$out/own/${name%.*}.mp4" --captions --masks "$out/own/${name%.*}_masks" \
-        --version "$MODEL"
+    own=$out/own/${name%.*}
+    start=()
+    if [[ -n $SELECTOR ]]; then start=(--key_frame auto --selector "$SELECTOR" --scores "${own}_scores.svg"); fi
+    "$python" -m glus segment "$@" -o "$own.mp4" --captions --masks "${own}_masks" --version "$MODEL" \
+        ${start[@]+"${start[@]}"}
     exit 0
 fi
 
@@ -44,13 +51,21 @@ masks=$out/masks
 echo "quickstart: sample videos in $data"
 "$python" -m glus data synthetic --out "$data" --set_name valid_u --videos "${VIDEOS:-3}" --seed 7
 
-echo "quickstart: inference with $MODEL"
 if ! command -v nvidia-smi >/dev/null && [[ -z ${WORKERS:-} ]]; then
     WORKERS=$("$python" -c 'from glus.evaluation.parallel import default_workers as n; print(min(4, n()))')
     export WORKERS
 fi
+export DATA_DIR=$data VAL_SET=mevis SET_NAME=valid_u
 # --overwrite: a second quickstart, perhaps with another model, should just work
-DATA_DIR=$data SAVE_DIR=$masks VAL_SET=mevis SET_NAME=valid_u bash "$root/scripts/inference.sh" --overwrite
+curves=()
+if [[ -n $SELECTOR ]]; then
+    echo "quickstart: key frames by $SELECTOR"
+    MODEL=$SELECTOR SAVE_DIR=$out/key_frames bash "$root/kfs/scripts/inference_kfs.sh" --overwrite
+    export SCORE_JSON=$out/key_frames/key_frames.json
+    curves=(--key_frames "$out/key_frames/key_frame_scores.json")
+fi
+echo "quickstart: inference with $MODEL"
+SAVE_DIR=$masks bash "$root/scripts/inference.sh" --overwrite
 
 echo "quickstart: evaluation"
 "$python" "$root/utils/eval_mevis.py" --mevis_exp_path "$split/meta_expressions.json" \
@@ -59,7 +74,8 @@ echo "quickstart: evaluation"
 
 echo "quickstart: report"
 "$python" -m glus report --dataset_dir "$data" --val_set mevis --set_name valid_u --vis_save_path "$masks" \
-    --eval_json "$out/scores.json" --mask_path "$split/mask_dict.json" --out "$out/report" --title "$title"
+    --eval_json "$out/scores.json" --mask_path "$split/mask_dict.json" --out "$out/report" --title "$title" \
+    ${curves[@]+"${curves[@]}"}
 
 "$python" - "$out/scores.json" "$out/report/report.html" <<'TEXT'
 import json, sys
