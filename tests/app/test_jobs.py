@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny import EXPRESSIONS, tiny_clip, tiny_glus
+from tiny_selector import tiny_selector
 
 from glus.api import GLUS
-from glus.app import jobs, words
+from glus.app import jobs, results, words
 from glus.app.jobs import Job, Workbench
 from glus.app.models import Models
 from glus.app.results import Settings
@@ -24,6 +25,8 @@ from glus.config import InferenceConfig
 from glus.errors import InputError
 from glus.masks import decode_rle
 from glus.video import open_frames, write_video
+from kfs.frame_scores import best_frame
+from kfs.scoring import score_video
 
 SETTINGS = Settings("one", {"context_frames": 1, "query_frames": 1})
 FRAMES = 4
@@ -253,3 +256,21 @@ def test_what_a_visitor_wrote_is_never_markup(clip: Path) -> None:
     for text in (words.alert(evil), words.note(evil), words.legend([evil], None)):
         assert "<img" not in text
         assert "&lt;img" in text
+
+
+def test_a_selector_chooses_where_to_start(glus: GLUS, clip: Path, tmp_path: Path) -> None:
+    selector, folder, told = tiny_selector(), tmp_path / "job", []
+    folder.mkdir()
+    settings = Settings("one", {"context_frames": 1, "query_frames": 1}, key_frames=True)
+    frames, sentences = open_frames(clip), EXPRESSIONS[:2]
+    outcome = results.run(glus, selector, frames, sentences, settings, folder, lambda *what: told.append(what[0]))
+    scores = score_video(selector.model, selector.tokenizer, frames, sentences)
+    assert outcome.key_frames is not None
+    assert [key.scores for key in outcome.key_frames] == scores
+    keys = [best_frame(row) for row in scores]
+    assert [key.index for key in outcome.key_frames] == keys
+    assert any(keys)
+    expected = glus.segment(clip, sentences, key_frames=keys, config=InferenceConfig(1, 1))
+    assert np.allclose(outcome.scores, expected.scores, atol=1e-4)
+    assert list(dict.fromkeys(told)) == ["choosing key frames", "segmenting", "drawing", "packing"]
+    assert f"(key frame {keys[0]}, score {scores[0][keys[0]]:.2f})" in words.legend_of(outcome)
