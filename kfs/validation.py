@@ -35,12 +35,9 @@ def held_out(name: str, data_dir: str | Path, ious: Path, limit: int) -> list[li
 class SelectorValidator:
     """Mean IoU at the chosen frame, and rank correlation, over a held-out list, shared out among the ranks."""
 
-    def __init__(
-        self, videos: Sequence[Sequence[Annotated]], tokenizer: GlusTokenizer, max_images: int | None = None
-    ) -> None:
+    def __init__(self, videos: Sequence[Sequence[Annotated]], tokenizer: GlusTokenizer) -> None:
         self.videos = videos
         self.tokenizer = tokenizer
-        self.max_images = max_images
 
     def __call__(self, model: SelectorModel, place: Place) -> Validation:
         """Score all; every rank calls this and gets the same numbers."""
@@ -50,7 +47,7 @@ class SelectorValidator:
             record = video[0].record
             frames = ImageFrames([record.frame_path(i) for i in range(len(record))], record.frames)
             texts = [one.record.text for one in video]
-            scores = score_video(model, self.tokenizer, frames, texts, self.max_images)
+            scores = score_video(model, self.tokenizer, frames, texts)
             found[number] = [measure(row, one.ious) for row, one in zip(scores, video, strict=True)]
         parts: dict[int, list[Choice]] = {}
         for part in gather(place, found):
