@@ -151,17 +151,17 @@ def test_it_learns_and_the_best_stays(content: dict[str, Any], tmp_path: Path, t
     """From nothing: the IoU is the frame's brightness. Validation is on other videos, by the scoring engine."""
     content |= {"trainable": "all", "lora": {"r": 0}, "weights": {"ce": 0.1}}
     content["loop"] |= {
-        "steps": 60,
+        "steps": 30,
         "batch_size": 4,
-        "validate_every": 20,
-        "checkpoints": {"every": 60, "keep": 1},
+        "validate_every": 10,
+        "checkpoints": {"every": 30, "keep": 1},
     }
     assert COMMANDS.run(["train", *options(content, tmp_path)]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     found = {line["step"]: line for line in lines if line["kind"] == "validation"}
-    assert found.keys() == {20, 40, 60}
-    assert found[60]["rank_correlation"] > 0.8
-    assert found[60]["chosen"] > found[60]["first"] + 0.1
+    assert found.keys() == {10, 20, 30}
+    assert found[30]["rank_correlation"] > 0.8
+    assert found[30]["chosen"] > found[30]["first"] + 0.1
     best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
     assert best["score"] == max(line["chosen"] for line in found.values())
     assert (tmp_path / f"run/checkpoints/step-{best['step']:08d}/complete").is_file()
@@ -169,7 +169,7 @@ def test_it_learns_and_the_best_stays(content: dict[str, Any], tmp_path: Path, t
     selector = load_selector(tmp_path / "run/model")
     again = SelectorValidator(held_out("mevis_val", tree, tree / "ious_valid_u", 64), selector.tokenizer)
     for name, value in again(selector.model, place).scalars.items():
-        assert found[60][name] == pytest.approx(value, abs=1e-6), "what is logged is what the exported one does"
+        assert found[30][name] == pytest.approx(value, abs=1e-6), "what is logged is what the exported one does"
 
 
 def test_the_released_recipe_runs_in_bf16_on_both_sets(
