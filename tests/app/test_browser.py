@@ -37,6 +37,8 @@ SHOTS = os.environ.get("GLUS_SCREENSHOTS")
 EVIL = 'the square <img src=x onerror="window.hacked = 1"> <b>bold</b>'
 LOCAL = ("http://127.0.0.1", "data:", "blob:")
 
+FAINT = (Path(__file__).parent / "contrast.js").read_text()
+
 
 class Server:
     """A page with a model that is there when `ready` is set."""
@@ -134,13 +136,14 @@ def shot(page: Any, name: str, folder: Path) -> None:
 def test_from_upload_to_download(server: Server, browser: Any, tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=30_000)
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(server.address)
     box = page.get_by_label("Sentences, one per line")
-    expect(box).to_be_visible(timeout=30_000)
+    expect(box).to_be_visible()
     clip = next(iter(server.clips.values()))
 
     # a text that is called a video
@@ -198,6 +201,9 @@ def test_from_upload_to_download(server: Server, browser: Any, tmp_path: Path) -
         page.keyboard.press("ArrowRight")
     page.get_by_role("button", name="Options").click()
     shot(page, "page", tmp_path)
+    assert page.evaluate(FAINT) == []
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p style=color:#aaa>faint</p>')")
+    assert [text.split()[0] for text in page.evaluate(FAINT)] == ["faint"]
 
     # downloads are what the job has made
     job = next(iter(server.bench._visitors.values())).job
@@ -213,7 +219,7 @@ def test_from_upload_to_download(server: Server, browser: Any, tmp_path: Path) -
     # another visitor sees nothing of it, nor of this machine
     other = browser.new_context().new_page()
     other.goto(server.address)
-    expect(other.get_by_text("Pick a video and write a sentence.")).to_be_visible(timeout=30_000)
+    expect(other.get_by_text("Pick a video and write a sentence.")).to_be_visible()
     expect(other.locator("#results")).to_have_count(0)
     folder = job.folder.parent
     assert server.get(f"/gradio_api/file={job.outcome.video}") == 200  # who knows the random name
