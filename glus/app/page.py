@@ -10,9 +10,12 @@ from typing import Any
 
 import gradio as gr
 import pandas
+from gradio import processing_utils
+from starlette.middleware import Middleware
 
 from glus.app import words
 from glus.app.clips import BundledClip
+from glus.app.guard import LARGEST_MESSAGE, Guard
 from glus.app.jobs import Workbench
 from glus.app.results import Outcome, Settings
 from glus.config import InferenceConfig
@@ -237,6 +240,9 @@ class Page:
 
     def launch(self, host: str, port: int | None, auth: tuple[str, str] | None = None, block: bool = True) -> str:
         """Serve the page; returns its address once it is up, or when it has ended if `block`."""
+        upload = self.workbench.limits.megabytes << 20
+        # A message may name an address in the place of an uploaded file, which gradio would fetch, however large.
+        processing_utils.async_ssrf_protected_download = _fetch_nothing
         _, address, _ = self.blocks.launch(
             server_name=host,
             server_port=port,
@@ -250,7 +256,8 @@ class Page:
             ssr_mode=False,
             mcp_server=False,
             pwa=False,
-            max_file_size=f"{self.workbench.limits.megabytes}mb",
+            max_file_size=upload,
+            app_kwargs={"middleware": [Middleware(Guard, largest_upload=upload + LARGEST_MESSAGE)]},
             state_session_capacity=WAITING_EVENTS * 4,
             theme=_theme(),
             css=words.STYLE,
@@ -263,6 +270,10 @@ def _key(request: gr.Request) -> str:
     if not request.session_hash:
         raise InputError("this page needs a session")
     return request.session_hash
+
+
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    raise gr.Error("files are taken from uploads only")
 
 
 def _theme() -> gr.themes.Default:

@@ -193,6 +193,7 @@ def _probe_video(file: Path, limits: Limits) -> None:
             if stream is None:
                 raise InputError(f"{file} has no pictures, only sound; {WANTED}")
             _check_size(file, stream.width, stream.height, limits)
+            stream.codec_context.thread_count = 1  # why: see `glus.video.files`
             # the size may change later in the stream
             stream.codec_context.options = {"max_pixels": str(limits.side**2)}
             _count_frames(file, container, stream, limits)

@@ -6,6 +6,7 @@ in that folder, those of docs/app.md.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -243,6 +244,7 @@ def test_a_password_guards_everything(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "file.txt").write_text("private")
         for path in ("/config", f"/gradio_api/file={tmp_path}/file.txt", "/gradio_api/info"):
             assert server.get(path) == 401, path
+        assert server.get("/gradio_api/file=https://example.org/x.mp4") == 403
         login = urllib.request.Request(f"{server.address}login", data=b"username=user&password=wrong")
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(login)
@@ -252,6 +254,11 @@ def test_a_password_guards_everything(tmp_path: Path, monkeypatch: pytest.Monkey
         entered = urllib.request.Request(f"{server.address}config", headers={"Cookie": cookie})
         with urllib.request.urlopen(entered) as answer:
             assert answer.status == 200
+        entered.data = json.dumps({"data": ["x" * (1 << 20)], "fn_index": 0, "session_hash": "a"}).encode()
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            urllib.request.urlopen(entered)
+        with pytest.raises(gradio.Error, match="from uploads only"):
+            asyncio.run(gradio.File().async_move_resource_to_block_cache("https://example.org/x.mp4"))
     finally:
         page.blocks.close(verbose=False)
         bench.close()
