@@ -49,9 +49,8 @@ def write_file(
         stream.options = options or {}
         sound = add_sound(container, audio) if audio else None
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, size, noise), format="rgb24").reformat(
-                format=pix_fmt
-            )
+            frame = av.VideoFrame.from_ndarray(picture(index, size, noise), format="rgb24")
+            frame = frame.reformat(format=pix_fmt, threads=1)
             frame.pts = stamps[index] if stamps is not None else index
             frame.time_base = clock
             container.mux(stream.encode(frame))
@@ -99,6 +98,9 @@ def decoded_alpha(path: Path) -> np.ndarray:
     frames = []
     with av.open(str(path)) as container:
         context = av.CodecContext.create("libvpx-vp9", "r")  # FFmpeg's own VP9 decoder passes over the alpha
+        context.thread_count = 1
         for packet in container.demux(container.streams.video[0]):
-            frames += [f.to_ndarray(format="rgba") for f in context.decode(packet if packet.size else None)]
+            frames += [
+                f.to_ndarray(format="rgba", threads=1) for f in context.decode(packet if packet.size else None)
+            ]
     return np.stack(frames)

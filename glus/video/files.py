@@ -76,6 +76,7 @@ class VideoFileFrames:
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._stamps: list[int] = []
         self._keys: list[int] = []
+        self._seekable = True
         self._lock = threading.Lock()
         self.fps = DEFAULT_FPS
         self.times: tuple[Fraction, ...] | None = None
@@ -144,20 +145,29 @@ class VideoFileFrames:
         """Decode from the key frame at or before `index` up to it, keeping the latest frames in reach."""
         at = bisect.bisect_right(self._keys, index) - 1 if self._stamped else -1
         first = self._keys[at] if at >= 0 else 0
+        if at > 0 and self._seekable:
+            self._decode_until(index, first, self._stamps[first])
+            self._seekable = index in self._frames  # MPEG streams have no index, and may be entered too late
+        if index not in self._frames:
+            self._decode_until(index, first, None)
+        if index not in self._frames:
+            raise InputError(f"{self._path}: frame {index} is gone; was the file changed meanwhile?")
+
+    def _decode_until(self, index: int, first: int, start: int | None) -> None:
+        """Keep frames from `first` to `index`; see `_decode` for `start`."""
         position = {self._stamps[i]: i for i in range(first, len(self))} if self._stamped else {}
-        count = -1
-        for count, (_, frame) in enumerate(self._decode(start=self._stamps[first] if at > 0 else None)):
+        for count, (_, frame) in enumerate(self._decode(start)):
             i = position.get(frame.pts) if self._stamped else count
             if i is None:  # leading frames of an open group of pictures: shown before the key frame
                 continue
+            if i > index:
+                break
             self._frames[i] = _to_rgb(frame)
             self._frames.move_to_end(i)
             while len(self._frames) > self._capacity:
                 self._frames.popitem(last=False)
-            if i >= index:
+            if i == index:
                 break
-        if index not in self._frames:
-            raise InputError(f"{self._path}: frame {index} is gone; was the file changed meanwhile?")
 
     def _decode(self, start: int | None) -> Iterator[tuple[Any, Any]]:
         """Frames in display order, from the key frame with time stamp `start` or from the beginning."""
@@ -168,7 +178,9 @@ class VideoFileFrames:
                 stream = container.streams.best("video")
                 if stream is None:
                     raise InputError(f"{self._path} has no video stream")
-                stream.thread_type = "AUTO"
+                # FFmpeg's threads now and then wait for each other for ever, above all when decoding stops midway
+                # (PyAV issues 1849 and 1861; seen here with VP9).
+                stream.codec_context.thread_count = 1
                 if start is not None:
                     container.seek(start, stream=stream, backward=True, any_frame=False)
                 for packet in container.demux(stream):
@@ -186,8 +198,12 @@ class VideoFileFrames:
 
 
 def _to_rgb(frame: Any) -> Frame:
-    """RGB array of a decoded frame, turned upright by the display matrix phones write."""
-    rgb = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    """RGB array of a decoded frame, turned upright by the display matrix phones write.
+
+    In one thread: FFmpeg's scaler would start and end some for every frame, and now and then waits for one of them
+    for ever (seen with PyAV 18.1 on glibc 2.36).
+    """
+    rgb = np.asarray(frame.to_ndarray(format="rgb24", threads=1), dtype=np.uint8)
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 

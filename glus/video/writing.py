@@ -140,7 +140,7 @@ class VideoWriter:
         else:
             even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             picture = av.VideoFrame.from_ndarray(even, format="rgb24")
-        return picture.reformat(format=self._stream.pix_fmt, dst_colorspace=Colorspace.ITU709)
+        return picture.reformat(format=self._stream.pix_fmt, dst_colorspace=Colorspace.ITU709, threads=1)
 
 
 @contextmanager
