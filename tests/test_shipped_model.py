@@ -28,7 +28,7 @@ def test_the_folder_is_small_and_holds_no_pickle() -> None:
 
 
 def test_it_finds_objects_by_looks_and_by_movement_on_unseen_videos() -> None:
-    """Mean J with the shipped weights when this was written: 0.78 for plain descriptions, 0.57 for movements (short
+    """Mean J with the shipped weights when this was written: 0.78 of plain descriptions, 0.57 of movements (short
     clips are harder than those of docs/tiny.md); about 0.2 for a guess."""
     model = GLUS.from_pretrained(FOLDER)
     scores: dict[str, list[float]] = {"static": [], "motion": []}
