@@ -32,9 +32,6 @@ out=${OUT_DIR:-outputs/kfs_tiny}
 glus=${GLUS_MODEL:-checkpoints/glus-tiny}
 data=$out/data
 export WORKERS=${WORKERS:-1} DATA_DIR=$data VAL_SET=mevis OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# glus-tiny has learned with one query frame at a time (docs/tiny.md)
-options=()
-if [[ $(basename "$glus") == glus-tiny ]]; then options=(--question_frame_num 1); fi
 read -ra video_options <<<"${VIDEO_OPTIONS:-}"
 
 make_ious() { # split, videos, seed
@@ -42,7 +39,7 @@ make_ious() { # split, videos, seed
         "$python" -m glus data synthetic --out "$data" --set_name "$1" --videos "$2" --seed "$3" \
             ${video_options[@]+"${video_options[@]}"}
     fi
-    MODEL=$glus SET_NAME=$1 SAVE_DIR=$out/masks_$1 bash scripts/inference.sh ${options[@]+"${options[@]}"}
+    MODEL=$glus SET_NAME=$1 SAVE_DIR=$out/masks_$1 bash scripts/inference.sh
     "$python" -m kfs annotate --dataset "mevis:$1" --dataset_dir "$data" --pred_path "$out/masks_$1" \
         --iou_path "$out/ious_$1" --absent "${ABSENT:-zero}"
 }
@@ -61,7 +58,7 @@ CONFIG=configs/kfs_tiny.yaml EXP_NAME=train OUT_DIR=$out IOU_PATH=$out/ious_trai
 MODEL=$out/train/model SET_NAME=valid_u SAVE_DIR=$out/scores bash kfs/scripts/inference_kfs.sh
 "$python" -m kfs evaluate "$out/scores" "$out/ious_valid_u"
 MODEL=$glus SET_NAME=valid_u SAVE_DIR=$out/masks_key_frames SCORE_JSON=$out/scores/key_frames.json \
-    bash scripts/inference_kf.sh ${options[@]+"${options[@]}"}
+    bash scripts/inference_kf.sh
 echo "without key frames:"
 evaluate "$out/masks_valid_u" "$out/scores_first_frame.json"
 echo "with key frames:"
