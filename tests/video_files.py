@@ -14,8 +14,8 @@ SIZE = (34, 48)  # height, width
 
 
 def picture(index: int, size: tuple[int, int] = SIZE, noise: bool = False) -> np.ndarray:
-    """A frame whose mean is 20 + 20 index, its right half brighter by 10; with noise, hard to compress."""
-    frame = np.full((*size, 3), 15 + 20 * index, np.uint8)
+    """A frame of mean 20 + 20 index (12 of them), its right half brighter by 10; with noise, hard to compress."""
+    frame = np.full((*size, 3), 15 + 20 * (index % 12), np.uint8)
     frame[:, size[1] // 2 :] += 10
     if noise:
         frame += np.random.default_rng(index).integers(0, 8, frame.shape, dtype=np.uint8)
