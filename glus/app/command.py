@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         root, clips = Path(base) / "served", Path(base) / "clips"
         root.mkdir(mode=0o700)
         clips.mkdir()
-        workbench = Workbench(root, Models(offered(args), args.selector), limits)
+        workbench = Workbench(root, Models(offered(args), args.selector, args.memory_budget), limits)
         try:
             page = Page(workbench, bundled_clips(clips, args.clips), inference)
             address = page.launch(args.host, args.port, auth, block=False)

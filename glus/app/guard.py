@@ -10,7 +10,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LARGEST_MESSAGE = 1 << 20  # bytes of anything but an upload
-FETCHES = ("file=http", "proxy=")  # gradio hands on what it finds at an address behind these
+FETCHES = ("file=http", "file/http", "proxy=")  # gradio hands on what it finds at an address behind these
 
 
 class Guard:

@@ -91,7 +91,16 @@ class Job:
         selector = models.selector(glus) if self.settings.key_frames else None
         self.folder.mkdir()
         frames = select(self.upload.open(), fps=self.settings.fps, resize=self.settings.resize)
-        self.outcome = results.run(glus, selector, frames, self.sentences, self.settings, self.folder, self.report)
+        self.outcome = results.run(
+            glus,
+            selector,
+            frames,
+            self.sentences,
+            self.settings,
+            self.folder,
+            self.report,
+            memory_budget=models.memory_budget,
+        )
 
 
 class Visitor:
@@ -152,11 +161,12 @@ class Workbench:
         folder.mkdir()
         try:
             upload = read_upload(sent, folder, self.limits)
+            with self._change:
+                self._check_idle(visitor)  # a job that was started meanwhile reads from the earlier clip
+                old, visitor.upload = visitor.upload, upload
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        with self._change:
-            old, visitor.upload = visitor.upload, upload
         if old is not None:
             shutil.rmtree(old.preview.parent, ignore_errors=True)
         return upload
@@ -170,15 +180,14 @@ class Workbench:
         visitor = self._idle(key)
         self.models.check(settings.model)
         sentences = read_sentences(text, self.limits)
-        if visitor.upload is None:
-            raise InputError("there is no video yet; upload one, or pick one that is here")
-        check_work(visitor.upload, len(sentences), self.limits, settings.resize)
-        job = Job(visitor.upload, sentences, settings, visitor.folder / secrets.token_urlsafe(16))
         with self._change:
-            if visitor.busy:
-                raise InputError("your last job is still under way; wait for it, or cancel it")
+            self._check_idle(visitor)
+            if visitor.upload is None:
+                raise InputError("there is no video yet; upload one, or pick one that is here")
+            check_work(visitor.upload, len(sentences), self.limits, settings.resize)
             if len(self._queue) >= self.limits.waiting:
                 raise InputError(f"{len(self._queue)} jobs are waiting already; try again in a few minutes")
+            job = Job(visitor.upload, sentences, settings, visitor.folder / secrets.token_urlsafe(16))
             old, visitor.job = visitor.job, job
             self._queue.append(job)
             self._change.notify_all()
@@ -235,9 +244,13 @@ class Workbench:
 
     def _idle(self, key: str) -> Visitor:
         visitor = self.visitor(key)
+        self._check_idle(visitor)
+        return visitor
+
+    @staticmethod
+    def _check_idle(visitor: Visitor) -> None:
         if visitor.busy:
             raise InputError("your last job is still under way; wait for it, or cancel it")
-        return visitor
 
     def _end(self, job: Job) -> None:
         job.stop()

@@ -20,6 +20,7 @@ class Models:
     Args:
         offered: name -> settings of `glus.inference.worker.load_glus`.
         selector: folder of a key-frame selector.
+        memory_budget: GiB that a job may use beside the models; default by what is free.
         load: loads one of `offered`.
         load_selector: loads `selector`; default on the device and in the precision of the model.
     """
@@ -28,11 +29,15 @@ class Models:
         self,
         offered: Mapping[str, dict[str, Any]],
         selector: str | Path | None = None,
+        memory_budget: float | None = None,
         load: Callable[[Mapping[str, Any]], GLUS] = load_glus,
         load_selector: Callable[[str | Path, GLUS], Selector] | None = None,
     ) -> None:
         if not offered:
             raise InputError("a page needs a model")
+        if memory_budget is not None and not memory_budget > 0:
+            raise InputError(f"the memory budget must be above 0 GiB, found {memory_budget}")
+        self.memory_budget = memory_budget
         self._offered = dict(offered)
         self._folder = selector
         self._load = load

@@ -79,11 +79,14 @@ def run(
     settings: Settings,
     folder: Path,
     report: Report,
+    *,
+    memory_budget: float | None = None,
 ) -> Outcome:
     """Segment a clip and write everything into `folder`, which exists.
 
     Args:
         selector: chooses key frames; needed for `settings.key_frames`.
+        memory_budget: GiB to use beside each model; default by what is free.
 
     Raises:
         InputError: a clip or a sentence that the model cannot take.
@@ -92,26 +95,34 @@ def run(
     if settings.key_frames:
         if selector is None:
             raise InputError("there is no key-frame selector here; start from the first frame")
-        chosen = choose_key_frames(selector, frames, sentences, report)
+        chosen = choose_key_frames(selector, frames, sentences, report, memory_budget)
     result = glus.segment(
         frames,
         sentences,
         key_frames=[key.index for key in chosen] if chosen else None,
         config=replace(glus.config.inference, **settings.inference),
+        memory_budget=memory_budget,
         progress=lambda done, total: report("segmenting", done, total),
     )
     return write(result, frames, settings.alpha, chosen, folder, report)
 
 
 def choose_key_frames(
-    selector: Selector, frames: FrameSource, sentences: Sequence[str], report: Report
+    selector: Selector,
+    frames: FrameSource,
+    sentences: Sequence[str],
+    report: Report,
+    memory_budget: float | None = None,
 ) -> list[KeyFrame]:
     """The frame the selector scores highest, for each sentence."""
+    from glus.inference.budget import MemoryBudget
     from kfs.frame_scores import best_frame, finite
     from kfs.scoring import score_clip
 
     table = [[math.nan] * len(frames) for _ in sentences]
-    steps = score_clip(selector.model, selector.tokenizer, frames, [Query(text) for text in sentences])
+    budget = MemoryBudget.of_gib(memory_budget) if memory_budget is not None else None
+    queries = [Query(text) for text in sentences]
+    steps = score_clip(selector.model, selector.tokenizer, frames, queries, budget=budget)
     for done, (row, score) in enumerate(finite(steps, frames.names), start=1):
         if isinstance(score, InputError):
             raise score

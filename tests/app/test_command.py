@@ -14,6 +14,7 @@ import pytest
 
 from glus.app import command
 from glus.app.clips import bundled_clips
+from glus.app.models import Models
 from glus.data.synthetic.config import SyntheticConfig
 from glus.errors import InputError
 from glus.video import open_frames
@@ -42,6 +43,8 @@ def test_models_are_offered_by_name() -> None:
     ]
     with pytest.raises(InputError, match="two checkpoints are called one"):
         command.offered(command.parser().parse_args(["--version", "a/one", "--models", "b/one"]))
+    with pytest.raises(InputError, match="memory budget must be above 0 GiB, found -1"):
+        Models(models, memory_budget=-1)
 
 
 def test_clips_and_what_to_ask_about_them(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from tiny import EXPRESSIONS, tiny_clip, tiny_glus
 from tiny_selector import tiny_selector
 
 from glus.api import GLUS
-from glus.app import jobs, results, words
+from glus.app import jobs, words
 from glus.app.jobs import Job, Workbench
 from glus.app.models import Models
 from glus.app.results import Settings
-from glus.app.uploads import Limits
+from glus.app.uploads import Limits, read_upload
 from glus.config import InferenceConfig
 from glus.errors import InputError
+from glus.inference.budget import MemoryBudget
 from glus.masks import decode_rle
 from glus.video import open_frames, write_video
 from kfs.frame_scores import best_frame
@@ -234,6 +235,26 @@ def test_who_leaves_in_the_middle_leaves_nothing(bench: Workbench, gate: Gate, c
     assert job.state == "stopped"
 
 
+def test_a_clip_that_comes_after_a_job_began_leaves_its_clip_alone(
+    bench: Workbench, gate: Gate, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench.upload("a", [clip])
+    begun: list[Job] = []
+
+    def read(*args: Any) -> Any:  # the visitor does not wait for the second upload
+        begun.append(bench.submit("a", EXPRESSIONS[0], SETTINGS))
+        return read_upload(*args)
+
+    monkeypatch.setattr(jobs, "read_upload", read)
+    with pytest.raises(InputError, match="your last job is still under way"):
+        bench.upload("a", [clip])
+    assert bench.visitor("a").upload is first
+    assert [path.name for path in bench.visitor("a").folder.iterdir()] == [first.preview.parent.name]
+    gate.open.set()
+    until(lambda: begun[0].ended)
+    assert begun[0].state == "done", begun[0].message
+
+
 def test_tidying(bench: Workbench, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.upload("a", [clip])
     (bench.root / "stray").mkdir()
@@ -258,12 +279,24 @@ def test_what_a_visitor_wrote_is_never_markup(clip: Path) -> None:
         assert "&lt;img" in text
 
 
-def test_a_selector_chooses_where_to_start(glus: GLUS, clip: Path, tmp_path: Path) -> None:
-    selector, folder, told = tiny_selector(), tmp_path / "job", []
-    folder.mkdir()
+def test_a_selector_chooses_where_to_start(
+    glus: GLUS, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selector, root, told = tiny_selector(), tmp_path / "root", []
+    root.mkdir()
     settings = Settings("one", {"context_frames": 1, "query_frames": 1}, key_frames=True)
     frames, sentences = open_frames(clip), EXPRESSIONS[:2]
-    outcome = results.run(glus, selector, frames, sentences, settings, folder, lambda *what: told.append(what[0]))
+    budgets: list[MemoryBudget] = []
+    monkeypatch.setattr(MemoryBudget, "of_free_memory", None)  # a budget was given: nobody asks what is free
+    monkeypatch.setattr(MemoryBudget, "of_gib", lambda gib: budgets.append(MemoryBudget(gib << 30)) or budgets[-1])
+    models = Models({"one": {}}, "kfs", 1, lambda _: glus, lambda *_: selector)
+    job = Job(read_upload([clip], root, Limits()), sentences, settings, tmp_path / "job")
+    monkeypatch.setattr(job, "report", lambda *what: told.append(what[0]))
+    job.run(models)
+    assert budgets == [MemoryBudget(1 << 30)] * 2
+    outcome = job.outcome
+    assert outcome is not None
+    monkeypatch.undo()
     scores = score_video(selector.model, selector.tokenizer, frames, sentences)
     assert outcome.key_frames is not None
     assert [key.scores for key in outcome.key_frames] == scores
@@ -272,5 +305,11 @@ def test_a_selector_chooses_where_to_start(glus: GLUS, clip: Path, tmp_path: Pat
     assert any(keys)
     expected = glus.segment(clip, sentences, key_frames=keys, config=InferenceConfig(1, 1))
     assert np.allclose(outcome.scores, expected.scores, atol=1e-4)
-    assert list(dict.fromkeys(told)) == ["choosing key frames", "segmenting", "drawing", "packing"]
+    assert list(dict.fromkeys(told)) == [
+        "loading the model",
+        "choosing key frames",
+        "segmenting",
+        "drawing",
+        "packing",
+    ]
     assert f"(key frame {keys[0]}, score {scores[0][keys[0]]:.2f})" in words.legend_of(outcome)
