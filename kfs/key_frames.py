@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,25 @@ def read_scores(folder: Path) -> Scores:
         InputError: no folder; nothing in it, or in a video or expression; a file that is no score, or not finite;
             frame names that are no numbers or the same one; expressions of a video with different frames.
     """
-    scores = {
-        video.name: {expression.name: read_expression(expression) for expression in _folders(video)}
-        for video in _folders(folder)
-    }
+    scores: Scores = {}
+    for place in _folders(folder):
+        for name, expression in _expressions(place, place.name):
+            scores.setdefault(name, {})[expression.name] = read_expression(expression)
     for video, expressions in scores.items():
         (first, frames), *others = expressions.items()
         for name, found in others:
             _same_names(frames, found, f"{folder / video / name}: frames, unlike those of expression {first}")
     return scores
+
+
+def _expressions(folder: Path, video: str) -> Iterator[tuple[str, Path]]:
+    """Folders of expressions below `folder` with their videos, whose names may contain `/` (ReVOS)."""
+    for place in _folders(folder):
+        inner = [path for path in place.iterdir() if not path.name.startswith(".")]
+        if any(path.is_dir() for path in inner) and not any(path.suffix == ".json" for path in inner):
+            yield from _expressions(place, f"{video}/{place.name}")
+        else:
+            yield video, place
 
 
 def _folders(folder: Path) -> list[Path]:

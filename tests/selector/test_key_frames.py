@@ -41,6 +41,17 @@ def test_both_forms_by_the_script(tree: Path, tmp_path: Path) -> None:
     assert list(detailed["a"]) == ["0", "1"]
 
 
+def test_names_of_videos_may_have_parts(tree: Path) -> None:
+    """ReVOS has such."""
+    shutil.copytree(tree / "a", tree / "part" / "b")
+    shutil.copytree(tree / "a", tree / "part" / "c")
+    found = key_frames.read_scores(tree)
+    assert list(found) == ["a", "part/b", "part/c"]
+    assert found["part/c"] == found["a"] == {name[-1]: frames for name, frames in SCORES.items()}
+    (tree / "part" / "d").mkdir()
+    assert f"{tree / 'part' / 'd'} holds no score files" in refusal(tree)
+
+
 def test_frames_are_ordered_by_number(tree: Path) -> None:
     shutil.rmtree(tree / "a" / "1")
     for name in ("9", "10"):
