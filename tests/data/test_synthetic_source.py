@@ -79,3 +79,15 @@ def test_a_blind_set_differs_in_its_expressions_alone(tmp_path: Path) -> None:
     assert "expressions" not in read_json(plain / "generator.json")["arguments"]
     with pytest.raises(InputError, match="other arguments"):
         write_set(tmp_path / "plain", SetArguments("valid_u", 1, 7, config, "blind"))
+
+
+def test_a_set_of_what_the_first_frame_does_not_show(tmp_path: Path) -> None:
+    config = SyntheticConfig(width=96, height=64, frames=10, max_sentences=24)
+    folder = write_set(tmp_path, SetArguments("valid_u", 6, 7, config, absent_first=True))
+    videos = read_json(folder / "meta_expressions.json")["videos"]
+    masks = read_json(folder / "mask_dict.json")
+    told = [expression for video in videos.values() for expression in video["expressions"].values()]
+    everything = [generate_video(7, index, config) for index in range(6)]
+    assert len(told) == sum(not v.target(s)[0].any() for v in everything for s in v.sentences) > 0
+    assert all(masks[str(anno)][0] is None for expression in told for anno in expression["anno_id"])
+    assert read_json(folder / "generator.json")["arguments"]["absent_first"] is True

@@ -28,13 +28,18 @@ _PARTS = ".parts"  # what a finished video adds to the JSON files, until all are
 
 @dataclass(frozen=True)
 class SetArguments:
-    """Everything the bytes of a set depend on, besides the generator's version."""
+    """Everything the bytes of a set depend on, besides the generator's version.
+
+    Attributes:
+        absent_first: keep only sentences about what the first frame does not show: what key frames are for.
+    """
 
     set_name: str
     videos: int
     seed: int
     config: SyntheticConfig
     expressions: Reading = "read"
+    absent_first: bool = False
 
     def card(self) -> dict[str, Any]:
         """Content of `generator.json`."""
@@ -44,6 +49,7 @@ class SetArguments:
             "seed": self.seed,
             **asdict(self.config),
             **({} if self.expressions == "read" else {"expressions": self.expressions}),
+            **({"absent_first": True} if self.absent_first else {}),
         }
         return {"generator": "glus.data.synthetic", "version": GENERATOR_VERSION, "arguments": arguments}
 
@@ -56,10 +62,13 @@ def anno_id(index: int, thing: int) -> int:
     return index * MAX_OBJECTS + thing
 
 
-def describe(video: SyntheticVideo, index: int, reading: Reading = "read") -> dict[str, Any]:
+def describe(
+    video: SyntheticVideo, index: int, reading: Reading = "read", absent_first: bool = False
+) -> dict[str, Any]:
     """What a video adds to the JSON files: `video` (meta_expressions), `masks` (mask_dict), `objects`."""
     count, length, height, width = video.masks.shape
-    told = zip(video.sentences, texts(video.sentences, reading), strict=True)
+    kept = [s for s in video.sentences if not (absent_first and video.target(s)[0].any())]
+    told = zip(kept, texts(kept, reading), strict=True)
     expressions = {
         str(number): {
             "exp": text,
@@ -111,7 +120,7 @@ def _write_video(folder: Path, arguments: SetArguments, index: int) -> None:
     for t, frame in enumerate(video.frames):
         write_bytes(temporary / f"{frame_name(t)}.jpg", encode_jpeg(frame, arguments.config.jpeg_quality))
     temporary.replace(frames)
-    write_json(part, describe(video, index, arguments.expressions), indent=None)
+    write_json(part, describe(video, index, arguments.expressions, arguments.absent_first), indent=None)
 
 
 def _start(folder: Path, arguments: SetArguments) -> bool:
@@ -209,9 +218,14 @@ def main(argv: Sequence[str]) -> int:
         default="read",
         help="blind: the same words for every object, for a model trained so (docs/tiny.md)",
     )
+    parser.add_argument(
+        "--absent_first",
+        action="store_true",
+        help="only sentences about what the first frame does not show; some videos are left without any",
+    )
     args = parser.parse_args(argv)
     config = SyntheticConfig(**{option.name: getattr(args, option.name) for option in fields(SyntheticConfig)})
-    arguments = SetArguments(args.set_name, args.videos, args.seed, config, args.expressions)
+    arguments = SetArguments(args.set_name, args.videos, args.seed, config, args.expressions, args.absent_first)
     write_set(args.out, arguments, args.workers)
     return 0
 
