@@ -13,9 +13,14 @@ import pytest
 from run_support import DataSet, Ended
 
 from glus.__main__ import guarded
+from glus.data.datasets import load_records
+from glus.data.records import Record
 from glus.errors import InputError
-from glus.inference import report
+from glus.evaluation.expression_files import read_videos
 from glus.masks import encode_rle, write_mask_png
+from glus.report import command as report
+from glus.report import pictures
+from glus.report.runs import Run, read_truth
 from glus.video import open_frames
 
 VOID = {"meta", "img"}
@@ -73,17 +78,21 @@ def test_report_shows_every_expression(dataset: DataSet, write: Callable[..., in
     path = tmp_path / "scores.json"
     path.write_text(json.dumps(scores(dataset)))
     assert write("--eval_json", str(path)) == 0
-    page = Page((tmp_path / "report/report.html").read_text())
+    text = (tmp_path / "report/report.html").read_text()
+    page = Page(text)
     for frames, expressions in dataset.videos.values():
-        for text in expressions.values():
-            assert text in page.words
+        for sentence in expressions.values():
+            assert sentence in page.words
         assert frames[0] in page.words
     assert "50.00" in page.words
     assert page.words.count("J&F 50.0") == 10
-    assert page.tags.count("svg") == 10
-    assert page.tags.count("img") == 9 * 4 + 1  # the clip of one frame shows it once
+    assert text.count('aria-label="J over the frames"') == 10
+    assert text.count('aria-label="mean J over the clip"') == 1  # the set states no types
+    rows, cases = 9 * 4 + 1, 2 * 4  # the clip of one frame shows it once; the best and the worst
+    assert page.tags.count("img") == rows + cases
     for address in page.addresses:
-        assert address.startswith("data:image/jpeg;base64,") or (tmp_path / "report" / address).is_file()
+        inside = address.startswith("data:image/jpeg;base64,") or f'id="{address[1:]}"' in text
+        assert inside or (tmp_path / "report" / address).is_file()
     video = open_frames(tmp_path / "report/videos/cats/1.mp4")
     assert len(video) == len(dataset.videos["cats"][0])
 
@@ -106,25 +115,32 @@ def test_true_masks_are_outlined(dataset: DataSet, run: Callable[..., Ended], tm
     path = dataset.root / "mevis/valid_u/meta_expressions.json"
     meta = json.loads(path.read_text())
     meta["videos"]["still"]["expressions"]["0"]["anno_id"] = [4, 5]
+    meta["videos"]["dogs"]["expressions"]["0"]["anno_id"] = 6
+    meta["videos"]["dogs"]["frames"].reverse()  # mask lists follow the file, records are sorted
     path.write_text(json.dumps(meta))
     assert run().status == 0
     write_mask_png(tmp_path / "out/still/0/frame_3.png", np.zeros((48, 64), bool))
     mask = np.zeros((48, 64), bool)
     mask[10:30, 20:40] = True
-    (tmp_path / "masks.json").write_text(json.dumps({"4": [encode_rle(mask)], "5": [None]}))
-    record = next(
-        r for r in report.load_records("mevis", dataset.root, "valid_u") if (r.video, r.exp_id) == ("still", "0")
-    )
-    sources = report.read_sources(tmp_path / "out", None, tmp_path / "masks.json")
-    true = sources.true(record, 0, (48, 64, 3))
-    assert true is not None
-    assert (true == mask).all()
+    code = encode_rle(mask)
+    (tmp_path / "masks.json").write_text(json.dumps({"4": [code], "5": [None], "6": [code, *[None] * 4]}))
+    records = {(r.video, r.exp_id): r for r in load_records("mevis", dataset.root, "valid_u")}
+    record = records["still", "0"]
+
+    def true(record: Record, index: int) -> np.ndarray | None:
+        return read_truth(read_videos(path), tmp_path / "masks.json").mask(record, index, (48, 64, 3))
+
+    assert true(records["cats", "0"], 0) is None
+    assert [true(records["dogs", "0"], i).sum() for i in range(5)] == [0, 0, 0, 0, 400]
+    outline = true(record, 0)
+    assert (outline == mask).all()
     for codes, told in ([], "0 masks for 1 frames"), (None, "5 must be list"), ([5], "frame 0 of 5"):
-        (tmp_path / "masks.json").write_text(json.dumps({"4": [encode_rle(mask)], "5": codes}))
+        (tmp_path / "masks.json").write_text(json.dumps({"4": [code], "5": codes}))
         with pytest.raises(InputError, match=told):
-            report.read_sources(tmp_path / "out", None, tmp_path / "masks.json").true(record, 0, (48, 64, 3))
+            true(record, 0)
     frame = np.zeros((48, 64, 3), np.uint8)
-    drawn = report.draw(frame, sources.predicted(record, 0, frame.shape), true, (255, 0, 0))
+    predicted = Run("run", tmp_path / "out", (255, 0, 0)).predicted(record, 0, frame.shape)
+    drawn = pictures.draw(frame, predicted, outline, (255, 0, 0))
     assert drawn[10, 25].tolist() == [255, 255, 255]
     assert drawn[20, 30].tolist() == [0, 0, 0]
 
@@ -148,7 +164,7 @@ def test_faults_are_named(
     broken["expressions"][0]["per_frame"]["J"][0] = "high"
     (tmp_path / "scores.json").write_text(json.dumps(broken))
     assert write("--eval_json", str(tmp_path / "scores.json")) == 2
-    assert "per_frame.J must be float" in capsys.readouterr().err
+    assert "per_frame.J must be float or int" in capsys.readouterr().err
     broken = scores(dataset)
     del broken["expressions"][0]["J"]
     (tmp_path / "scores.json").write_text(json.dumps(broken))
