@@ -13,6 +13,7 @@ from glus.data.datasets import expressions_path, find_layout
 from glus.errors import InputError
 from glus.evaluation.expression_commands import mevis_main, refytvos_main
 from glus.evaluation.frame_ious import ABSENT
+from glus.io import disk_errors
 from kfs.datasets import NAMES, parse_set
 
 
@@ -23,9 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "to <iou_path>/<video>/<expression>.json. Options after these go to python -m glus eval.",
     )
     p.add_argument("--dataset", required=True, help=f"{', '.join(NAMES)}, or <data set>:<split> as in mevis:train")
-    p.add_argument(
-        "--dataset_dir", type=Path, default="data", help="folder of all data sets (default: data)"
-    )
+    p.add_argument("--dataset_dir", type=Path, default="data", help="folder of all data sets (default: data)")
     p.add_argument("--pred_path", type=Path, required=True, metavar="DIR", help="masks that glus infer wrote")
     p.add_argument("--iou_path", type=Path, required=True, metavar="DIR", help="folder for the IoU files")
     p.add_argument(
@@ -64,6 +63,6 @@ def main(argv: Sequence[str]) -> int:
         return refytvos_main([*flags, "--only_annotated", *common], "python -m kfs annotate")
     flags = ["--mevis_exp_path", str(expressions), "--mevis_mask_path", str(masks)]
     flags += ["--mevis_pred_path", str(args.pred_path), "--save_name", str(args.iou_path / "scores.json")]
-    if not args.iou_path.is_dir():
-        args.iou_path.mkdir(parents=True)
+    with disk_errors(args.iou_path):
+        args.iou_path.mkdir(parents=True, exist_ok=True)
     return mevis_main([*flags, *common], "python -m kfs annotate")

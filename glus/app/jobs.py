@@ -233,8 +233,11 @@ class Workbench:
     def tidy(self, stray_seconds: float = STRAY_SECONDS) -> None:
         """Remove what visitors have left: files of the gone and the idle, and copies that the page keeps."""
         with self._change:
-            limit = time.monotonic() - 60 * self.limits.idle_minutes
-            idle = [key for key, v in self._visitors.items() if v.seen < limit and not v.busy]
+            now = time.monotonic()
+            for visitor in self._visitors.values():
+                if visitor.busy:  # who waits for a job is not idle, and has time to look at what it made
+                    visitor.seen = now
+            idle = [key for key, v in self._visitors.items() if v.seen < now - 60 * self.limits.idle_minutes]
         for key in idle:
             self.leave(key)
         self._remove_left()

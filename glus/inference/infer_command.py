@@ -19,7 +19,7 @@ from glus.evaluation.parallel import default_workers
 from glus.inference.items import Item, items_digest
 from glus.inference.runner import WORKER_COMMAND, RunSpec, WorkerDied, run_items
 from glus.inference.selection import load_key_frames
-from glus.io import read_json
+from glus.io import expect, field, read_json
 from glus.launched import Launched, launched
 
 logger = logging.getLogger(__name__)
@@ -95,8 +95,9 @@ def inference_changes(args: argparse.Namespace) -> dict[str, Any]:
 def stored_inference(version: str) -> InferenceConfig:
     """How the model of a checkpoint folder of ours has learned to walk through a clip; the default for others."""
     path = Path(version) / "config.json"
-    content = read_json(path, "checkpoint config") if path.is_file() else {}
-    return from_dict(InferenceConfig, content.get("model", {}).get("inference", {}), f"{path}: model.inference")
+    content = expect(read_json(path, "checkpoint config"), dict, path, "file") if path.is_file() else {}
+    model = field(content, "model", dict, path, "file") if "format" in content else {}
+    return from_dict(InferenceConfig, model.get("inference", {}), f"{path}: model.inference")
 
 
 def model_settings(args: argparse.Namespace, device: str | None) -> dict[str, Any]:

@@ -272,6 +272,21 @@ def test_tidying(bench: Workbench, clip: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not folder.exists()
 
 
+def test_results_of_a_long_job_stay_a_while(
+    bench: Workbench, gate: Gate, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(bench, clip, "a")
+    now = jobs.time.monotonic()
+    for minutes in (50, 100):
+        monkeypatch.setattr(jobs.time, "monotonic", lambda later=now + 60 * minutes: later)
+        bench.tidy()
+    gate.open.set()
+    until(lambda: job.ended)
+    bench.tidy()
+    assert job.state == "done", job.message
+    assert job.folder.exists()
+
+
 def test_what_a_visitor_wrote_is_never_markup(clip: Path) -> None:
     evil = '<img src=x onerror="alert(1)">'
     for text in (words.alert(evil), words.note(evil), words.legend([evil], None)):

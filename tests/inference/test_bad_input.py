@@ -13,6 +13,7 @@ from fake_run import WORKER
 from run_support import DataSet, Ended, mask_bytes
 
 from glus.__main__ import guarded
+from glus.config import InferenceConfig
 from glus.errors import InputError
 from glus.inference import infer_command
 
@@ -149,3 +150,20 @@ def test_checkpoint_identity_sees_content_not_place(tmp_path: Path) -> None:
     a, b, c = (infer_command.checkpoint_identity(str(tmp_path / name)) for name in "abc")
     assert a == b != c
     assert infer_command.checkpoint_identity("owner/model") == "owner/model"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([], "file must be dict"),
+        ({"format": "glus", "model": "7B"}, "model must be dict"),
+        ({"model": "7B"}, None),
+    ],
+)
+def test_configurations_of_checkpoints(content: Any, told: str | None, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    if told is None:  # of another program: how the model walks through a clip is not said there
+        assert infer_command.stored_inference(str(tmp_path)) == InferenceConfig()
+        return
+    with pytest.raises(InputError, match=told):
+        infer_command.stored_inference(str(tmp_path))

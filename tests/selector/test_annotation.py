@@ -161,6 +161,9 @@ def test_bad_input(tmp_path: Path) -> None:
     assert annotate(arguments(tmp_path, "mevis_train")) == 0
     with pytest.raises(InputError, match=r"annotated as 'one', not as 'skip'.*another folder"):
         annotate(arguments(tmp_path, "mevis_train", "--absent", "skip"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*file"):
+        annotate([*arguments(tmp_path, "mevis_train"), "--iou_path", str(tmp_path / "file")])
     (tmp_path / "mevis" / "train" / "mask_dict.json").unlink()
     with pytest.raises(InputError, match=r"mask_dict\.json is missing"):
         annotate(arguments(tmp_path, "mevis_train"))
