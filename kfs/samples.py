@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from glus.data.datasets import load_records
-from glus.data.records import Record, missing_files
+from glus.data.records import Record, check_files
 from glus.data.sampling import Frame, read_frame
 from glus.data.transforms import clip_image
 from glus.errors import InputError
@@ -271,8 +271,7 @@ def open_source(data: SelectorData) -> SelectorSource:
         records = load_records(dataset, data.dataset_dir, split)
         known[root] += records
         videos = annotated_videos([record for record in records if len(record) >= MIN_FRAMES], root)
-        if absent := missing_files(video[0].record for video in videos):
-            raise InputError(f"data set {name}: {len(absent)} frame files are missing, {absent[0]} to begin with")
+        check_files(dataset, (video[0].record for video in videos))
         policy = check_policy(root) or "not recorded"  # what frames without the object count (defect 21)
         counts = len(videos), sum(map(len, videos))
         logger.info("%s: %d videos, %d annotated expressions, absent objects: %s", name, *counts, policy)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glus.data.datasets import load_records
+from glus.data.records import check_files
 from glus.text.tokenizer import GlusTokenizer
 from glus.training.launch import Place, gather
 from glus.training.validation import Validation
@@ -23,13 +24,15 @@ def held_out(name: str, data_dir: str | Path, ious: Path, limit: int) -> list[li
     """About `limit` annotated expressions of a data set, on whole videos evenly spread over it.
 
     Raises:
-        InputError: the set or its IoU files are missing or faulty.
+        InputError: the set, its frames or its IoU files are missing or faulty.
     """
     dataset, split = parse_set(name)
     videos = annotated_videos(load_records(dataset, data_dir, split), ious)
     each = sum(map(len, videos)) / len(videos)
     count = min(len(videos), max(1, round(limit / each)))
-    return [videos[i] for i in np.linspace(0, len(videos) - 1, count, dtype=int)]
+    chosen = [videos[i] for i in np.linspace(0, len(videos) - 1, count, dtype=int)]
+    check_files(dataset, (video[0].record for video in chosen))  # not hours later
+    return chosen
 
 
 class SelectorValidator:

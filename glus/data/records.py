@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glus.errors import InputError
+
 FRAME_SUFFIX = ".jpg"
 
 
@@ -54,3 +56,12 @@ def missing_files(records: Iterable[Record]) -> list[Path]:
             if f"{name}{FRAME_SUFFIX}" not in present[folder]:
                 absent[folder / f"{name}{FRAME_SUFFIX}"] = None
     return list(absent)
+
+
+def check_files(dataset: str, records: Iterable[Record]) -> None:
+    """Raise an `InputError` unless all frame files of records of a data set are there."""
+    if absent := missing_files(records):
+        raise InputError(
+            f"data set {dataset}: {len(absent)} frame files are missing, {absent[0]} to begin with; "
+            f"python -m glus data check {dataset} lists what is wrong"
+        )

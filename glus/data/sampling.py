@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from glus.data.datasets import TRAINING_SPLIT, find_layout, load_records
 from glus.data.mask_sources import MaskSource, open_masks
-from glus.data.records import Record, missing_files
+from glus.data.records import Record, check_files
 from glus.errors import InputError
 from glus.masks import merge_instances
 from glus.video import read_image
@@ -278,11 +278,7 @@ def open_records(
     for dataset, weight in mixture:
         masks = open_masks(dataset, Path(data_dir), split)
         videos = usable_videos(dataset, load_records(dataset, data_dir, split), rules)
-        if absent := missing_files(video[0] for video in videos):
-            raise InputError(
-                f"data set {dataset}: {len(absent)} frame files are missing, {absent[0]} to begin with; "
-                f"python -m glus data check {dataset} lists what is wrong"
-            )
+        check_files(dataset, (video[0] for video in videos))
         masks.check([record for video in videos for record in video])
         parts.append(DataPart(dataset, weight, videos, masks))
     return RecordSource(parts, rules)

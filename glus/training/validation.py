@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from glus.config import InferenceConfig
 from glus.data.datasets import load_records
 from glus.data.mask_sources import open_masks
-from glus.data.records import Record
+from glus.data.records import Record, check_files
 from glus.data.synthetic.config import SyntheticConfig
 from glus.data.synthetic.source import Reading, texts
 from glus.data.synthetic.video import generate_video
@@ -116,7 +116,7 @@ def records_held_out(dataset: str, data_dir: str | Path, split: str, limit: int)
     """About `limit` sentences of a split, on whole videos evenly spread over it.
 
     Raises:
-        InputError: the split is missing, faulty or without masks.
+        InputError: the split is missing, faulty or without masks, or lacks frames.
     """
     records = load_records(dataset, data_dir, split)
     source = open_masks(dataset, Path(data_dir), split)
@@ -130,6 +130,7 @@ def records_held_out(dataset: str, data_dir: str | Path, split: str, limit: int)
     count = min(len(videos), max(1, round(limit / each)))
     names = list(videos)
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, count, dtype=int)]
+    check_files(dataset, (videos[name][0] for name in chosen))  # not hours later
 
     def reader(group: list[Record]) -> Callable[[], HeldOut]:
         def read() -> HeldOut:

@@ -31,6 +31,7 @@ from kfs.samples import (
     frame_counts,
     open_source,
 )
+from kfs.validation import held_out
 
 VALUES = [0.1, 0.9, 0.4, 0.7, 0.2, 0.8] * 5
 
@@ -229,8 +230,9 @@ def test_bad_folders_of_iou_files_are_named(tmp_path: Path) -> None:
     sets = open_source(data_of(tmp_path)).sets
     assert [one.record.exp_id for video in sets[0].videos for one in video] == ["01"]
     (tmp_path / "mevis/train/JPEGImages/v_1/00002.jpg").unlink()
-    with pytest.raises(InputError, match=r"1 frame files are missing, .*00002\.jpg"):
-        open_source(data_of(tmp_path))
+    for use in (lambda: open_source(data_of(tmp_path)), lambda: held_out("mevis_train", tmp_path, ious, 8)):
+        with pytest.raises(InputError, match=r"data set mevis: 1 frame files are missing, .*00002\.jpg"):
+            use()
 
 
 @pytest.mark.parametrize("text", ["the [SCORE] one", "a <video>", "an <image>", " "])

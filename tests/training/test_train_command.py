@@ -11,13 +11,16 @@ import torch
 import yaml
 from tiny import tiny_config
 from tiny_text import tiny_tokenizer
+from training_trees import write_tree
 
 from glus.api import GLUS
+from glus.data.datasets import load_records
 from glus.errors import InputError
 from glus.training import command
 from glus.training.failures import NonFiniteLoss
 from glus.training.launch import Place
 from glus.training.merge import export_checkpoint
+from glus.training.validation import records_held_out
 
 
 @pytest.fixture
@@ -125,6 +128,15 @@ def test_bad_input_is_named(recipe: list[str], argv: list[str], words: str) -> N
     """D41, D42 through the command."""
     with pytest.raises(InputError, match=words):
         command.main([*recipe, *argv])
+
+
+def test_frames_that_validation_lacks_are_named_before_training(tmp_path: Path) -> None:
+    write_tree(tmp_path, "mevis")
+    assert records_held_out("mevis", tmp_path, "train", 1000)
+    frame = load_records("mevis", tmp_path, "train")[-1].frame_path(1)
+    frame.unlink()
+    with pytest.raises(InputError, match=f"1 frame files are missing, .*{frame.name}"):
+        records_held_out("mevis", tmp_path, "train", 1000)
 
 
 def test_nothing_to_start_from_is_said() -> None:
