@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from glus.api import GLUS
 from glus.config import from_dict
+from glus.data.synthetic.source import Reading
 from glus.errors import InputError
 from glus.training.build import starting_model
 from glus.training.config import LoopConfig, ModelSource, loop_identity, merge, read_content
@@ -103,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--mask_frames", type=int, help="frames of the mask side; more than one trains the memory")
     out.add_argument("--looks_only", type=float, help="share of hints that give only the looks of an object")
     out.add_argument("--stills", action="store_true", help="first frames alone, no sentences about motion")
+    out.add_argument("--context_frames", type=int, help="of the language side; 0: the twin with a single frame")
+    out.add_argument("--expressions", choices=get_args(Reading), help="blind: the twin that reads no sentence")
+    out.add_argument("--lr", type=float, help="learning rate")
     out.add_argument("--no_resume", action="store_true", help="do not go on from a checkpoint in LOG_DIR")
     return out
 
@@ -117,8 +121,9 @@ def configuration(args: argparse.Namespace) -> PretrainConfig:
         return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
     over: dict[str, Any] = {
-        "samples": (stills if args.stills else {}) | asked("mask_frames", "looks_only"),
-        "loop": asked("steps", "batch_size", "max_minutes"),
+        "samples": (stills if args.stills else {})
+        | asked("mask_frames", "looks_only", "context_frames", "expressions"),
+        "loop": asked("steps", "batch_size", "max_minutes") | {"optimizer": asked("lr")},
         "model": asked("tokenizer"),
         **asked("side"),
     }

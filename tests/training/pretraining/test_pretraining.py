@@ -20,6 +20,7 @@ from glus.errors import InputError
 from glus.modeling.pretrained import fresh_model
 from glus.text.tokenizer import IMAGE_INDEX
 from glus.training.launch import Place
+from glus.training.pretraining.command import configuration, parser
 from glus.training.pretraining.facts import OUTLINE, PREDICATES, UNKNOWN
 from glus.training.pretraining.samples import (
     LanguageSample,
@@ -214,3 +215,16 @@ def test_a_run_of_the_command_stops_resumes_and_exports(
     assert "deepspeed.stage 0, 1 or 2" in capsys.readouterr().err
     assert main([*language, "--steps", "3"]) == 2, "another number of steps is another run"
     assert "steps" in capsys.readouterr().err
+
+
+def test_the_twins_are_options_of_the_command() -> None:
+    asked = ["--config", "configs/pretrain_tiny.yaml", "--log_dir", "x", "--side", "language"]
+    whole = configuration(parser().parse_args(asked))
+    options = ["--context_frames", "0", "--expressions", "blind", "--lr", "0.0005"]
+    twin = configuration(parser().parse_args([*asked, *options]))
+    samples = dataclasses.replace(whole.samples, context_frames=0, expressions="blind")
+    optimizer = dataclasses.replace(whole.loop.optimizer, lr=0.0005)
+    assert twin == dataclasses.replace(
+        whole, samples=samples, loop=dataclasses.replace(whole.loop, optimizer=optimizer)
+    )
+    assert whole.samples.context_frames == 4
