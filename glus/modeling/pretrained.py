@@ -86,6 +86,8 @@ def load_pretrained(
         if given:
             raise InputError(f"{folder} is complete; do not pass {', '.join(given)}")
         config, fingerprint = _own_config(raw, config_file)
+    elif raw.get("format") is not None:
+        raise InputError(f"{folder} holds format {raw['format']!r}, no GLUS; kfs is a key-frame selector")
     else:
         config = _foreign_config(raw, config_file, options)
     if options.behaviour is not None:

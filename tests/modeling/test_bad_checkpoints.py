@@ -85,7 +85,7 @@ OWN: list[Row] = [
     ("future format", put("format_version", value=99), "format_version 99 is unknown"),
     ("format version as text", put("format_version", value="1"), "format_version must be int"),
     ("no format version", drop("format_version"), "no field 'format_version'"),
-    ("not our format", put("format", value="gluss"), "no field 'architectures'"),
+    ("not our format", put("format", value="kfs"), "holds format 'kfs', no GLUS; kfs is a key-frame selector"),
     ("fingerprint of wrong type", put("fingerprint", value="x"), "fingerprint must be dict"),
     ("fingerprint lacks a field", drop("fingerprint", "low_res"), "fingerprint has unknown or missing .*low_res"),
     ("fingerprint dtype", put("fingerprint", "dtype", value="int4"), r"fingerprint\.dtype 'int4'"),
