@@ -27,7 +27,7 @@ COMMANDS = CommandTable(
         "train": ("glus.training.command:main", "train a model; a stopped run goes on where it was"),
         "pretrain": ("glus.training.pretraining.command:main", "pretrain a small GLUS on synthetic videos"),
         "merge": ("glus.training.merge_command:main", "turn a training checkpoint into a model one can load"),
-        "report": ("glus.report.command:main", "compare results with the truth and each other: an HTML page, overlay videos"),
+        "report": ("glus.report.command:main", "compare results with the truth and each other: one HTML page"),
         "models": ("glus.registry:main", "list known weights: source, size, licence, expected score"),
         "doctor": ("glus.doctor:main", "say what this machine has, what will run on it, and what to do"),
         "data": ("glus.data.command:main", "make, import or check a data set, write a submission zip"),

@@ -73,13 +73,6 @@ echo "quickstart: evaluation"
     --json "$out/scores.json" --save_name "$out/mevis_test.json" --per_frame
 
 echo "quickstart: report"
-"$python" -m glus report --dataset_dir "$data" --val_set mevis --set_name valid_u --vis_save_path "$masks" \
-    --eval_json "$out/scores.json" --mask_path "$split/mask_dict.json" --out "$out/report" --title "$title" \
-    ${curves[@]+"${curves[@]}"}
-
-"$python" - "$out/scores.json" "$out/report/report.html" <<'TEXT'
-import json, sys
-with open(sys.argv[1]) as handle:
-    print(f"J&F {100 * json.load(handle)['J&F']:.2f}")
-print(sys.argv[2])
-TEXT
+name=$(basename "$MODEL")
+"$python" -m glus report --dataset_dir "$data" --val_set mevis --set_name valid_u --runs "$name=$masks" \
+    --eval_json "$out/scores.json" --out "$out/report" --title "$title" ${curves[@]+"${curves[@]}"}

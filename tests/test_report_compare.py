@@ -17,10 +17,10 @@ from glus.data.datasets import load_records
 from glus.data.records import Record
 from glus.data.synthetic.config import SyntheticConfig
 from glus.data.synthetic.writer import SetArguments, write_set
-from glus.evaluation.expression_files import read_videos
+from glus.evaluation.expression_files import Entry, Video, read_videos
 from glus.masks import Mask, write_mask_png
 from glus.report import command, figures, page
-from glus.report.runs import Run, Scores, read_truth
+from glus.report.runs import Run, Scores, group, read_truth
 
 CONFIG = SyntheticConfig(
     width=96, height=80, frames=8, min_objects=3, max_objects=3, min_sentences=6, max_sentences=6
@@ -87,9 +87,10 @@ def test_runs_beside_each_other(world: Path, capsys: pytest.CaptureFixture[str])
     assert html.count('class="case"') == 9
     assert html.count('class="exp"') == COUNT
     records = load_records("mevis", world / "data", "valid_u")
-    better = html.split("Better by right than half</h3>")[1].split("<h2>")[0]
+    better = html.split("Better by right than half</h3>")[1].split("<h3>")[0]
     assert {int(number) % 2 for number in re.findall(r'href="#e(\d+)"', better)} == {1}
     assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,|#e\d|videos/)', html)
+    assert "default-src 'none'; img-src data:" in html
     for record in records:
         assert (world / f"report/videos/{record.video}/{record.exp_id}.mp4").is_file()
     out = capsys.readouterr().out.splitlines()
@@ -123,6 +124,24 @@ def test_means_by_type_claim_and_objects(world: Path) -> None:
         mean = np.mean([half[number] for number in expected[name]])
         assert figures.mean_of(material.runs[0], keys) == pytest.approx(mean)
         assert figures.mean_of(material.runs[1], keys) == 1
+
+
+def test_groups_of_sets_that_say_less() -> None:
+    ids = [[], ["1"], ["1", "2"]]
+    fields = [
+        {"type_id": 0, "anno_id": ids[0]},
+        {"type_id": 1, "anno_id": ids[1]},
+        {"type_id": 2, "anno_id": ids[2]},
+    ]
+    entries = tuple(Entry(str(i), "x", entry, "") for i, entry in enumerate(fields))
+    records = [Record("revos", "v", str(i), "x", ("0",), Path(), anno_ids=tuple(one)) for i, one in enumerate(ids)]
+    assert group([Video("v", ("0",), entries, {}, "")], records) == {
+        "type": {"other": [("v", "2")], "reason": [("v", "1")], "referring": [("v", "0")]},
+        "objects meant": {"none": [("v", "0")], "one": [("v", "1")], "several": [("v", "2")]},
+    }
+    for silent in {}, {"type": 3, "type_id": [1]}:
+        plain = tuple(Entry(str(i), "x", silent, "") for i in range(3))
+        assert group([Video("v", ("0",), plain, {}, "")], records) == {}
 
 
 def test_given_scores_are_taken_and_only_the_shown_expressions_are_drawn(

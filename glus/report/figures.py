@@ -54,20 +54,19 @@ def over_time(run: Run, keys: Iterable[Key]) -> list[float] | None:
 
 
 def choose(runs: Sequence[Run], count: int) -> list[Cases]:
-    """Best and worst expressions, and those on which the other runs gain or lose most against the first.
+    """Expressions on which the other runs gain or lose most against the first, and the best and worst of all runs.
 
     Of equals the earlier one is taken. A case that is no gain (or loss) at all is not shown as one.
     """
-    one = len(runs) == 1
-    out = [
-        _cases("Best" if one else "Best for all", runs, sum, count),
-        _cases("Worst" if one else "Worst for all", runs, lambda values: -sum(values), count),
-    ]
+    out = []
     for other in runs[1:]:
         pair = (runs[0], other)
         names = f"{other.name} than {runs[0].name}"
         out.append(_cases(f"Better by {names}", pair, lambda v: v[1] - v[0], count, least=0))
         out.append(_cases(f"Worse by {names}", pair, lambda v: v[0] - v[1], count, least=0))
+    whose = " for all" if out else ""
+    out.append(_cases(f"Best{whose}", runs, sum, count))
+    out.append(_cases(f"Worst{whose}", runs, lambda values: -sum(values), count))
     return [cases for cases in out if cases.frames]
 
 

@@ -27,6 +27,8 @@ SHOWN_FRAMES = 4
 LONG_TABLE = 12
 """Rows; a longer one starts closed."""
 
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Nothing is loaded or run, whatever a page might hold."""
 _STYLE = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8882; --dim: #888; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
@@ -310,6 +312,7 @@ def write_report(title: str, material: Material, out: Path, limit: int, cases: i
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
     path = out / "report.html"

@@ -116,12 +116,13 @@ def group(videos: Sequence[Video], records: Sequence[Record]) -> Groups:
     revos = {number: name for name, number in GROUPS.items()}
     for record in records:
         key = key_of(record)
-        kind, claim = fields[key].get("type"), fields[key].get("predicate")
-        if kind is None and "type_id" in fields[key]:
-            kind = revos.get(fields[key]["type_id"], "other")
+        told = fields[key]
+        kind, claim = told.get("type"), told.get("predicate")
+        if kind is None and isinstance(told.get("type_id"), int):
+            kind = revos.get(told["type_id"], "other")
         names = {"type": kind, "claim": claim}
-        if record.anno_ids or record.obj_ids:
-            names["objects meant"] = "one" if len(record.anno_ids or record.obj_ids) == 1 else "several"
+        if "anno_id" in told or "obj_id" in told:
+            names["objects meant"] = {0: "none", 1: "one"}.get(len(record.anno_ids or record.obj_ids), "several")
         for by, name in names.items():
             if isinstance(name, str):
                 out[by].setdefault(name, []).append(key)
