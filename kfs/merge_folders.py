@@ -46,6 +46,9 @@ def merge_folders(sources: Sequence[Path], target: Path) -> int:
             other = found.setdefault(name, source / name)
             there = [path for path in (other, target / name) if path.exists() and path != source / name]
             conflicts += [f"{source / name} and {path}" for path in there if not _same(source / name, path)]
+    for folder in sorted({parent for name in found for parent in name.parents}):
+        files = [path for path in (found.get(folder), target / folder) if path is not None and path.is_file()]
+        conflicts += [f"{path}, a file, and a folder {folder}" for path in files]
     if conflicts:
         more = f"\n  and {len(conflicts) - _NAMED} more" if len(conflicts) > _NAMED else ""
         shown = "\n  ".join(conflicts[:_NAMED])

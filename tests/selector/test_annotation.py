@@ -260,6 +260,11 @@ def test_folders_that_cannot_be_merged(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"one/w/0\.json and .*joint/w/0\.json"):
         merge([str(one), "--out", str(target)])
     assert tree(target) == {"w/0.json": "[0]"}
+    flat = write_tree(tmp_path / "flat", {"v": "x"})
+    for sources, place in (([flat, one], tmp_path / "new"), ([one], flat)):
+        with pytest.raises(InputError, match=r"nothing was copied:\n.*flat/v, a file, and a folder v"):
+            merge_folders(sources, place)
+    assert not (tmp_path / "new").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty is empty"):
         merge_folders([one, tmp_path / "empty"], tmp_path / "new")
