@@ -76,3 +76,10 @@ echo "quickstart: report"
 name=$(basename "$MODEL")
 "$python" -m glus report --dataset_dir "$data" --val_set mevis --set_name valid_u --runs "$name=$masks" \
     --eval_json "$out/scores.json" --out "$out/report" --title "$title" ${curves[@]+"${curves[@]}"}
+
+"$python" - "$out/scores.json" "$out/report/report.html" <<'TEXT'
+import json, sys
+with open(sys.argv[1]) as handle:
+    print(f"J&F {100 * json.load(handle)['J&F']:.2f}")
+print(sys.argv[2])
+TEXT
