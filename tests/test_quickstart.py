@@ -21,7 +21,11 @@ def test_it_ends_with_the_score_and_the_report(tmp_path: Path) -> None:
         "VENV": str(Path(sys.executable).parents[1]),
     }
     done = subprocess.run(
-        ["bash", str(ROOT / "scripts" / "quickstart.sh")], env=environment, capture_output=True, text=True, check=False
+        ["bash", str(ROOT / "scripts" / "quickstart.sh")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     score, report = done.stdout.splitlines()[-2:]
