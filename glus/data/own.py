@@ -142,9 +142,7 @@ def own_clips(videos: Path, sentences: Path, masks: Path | None) -> list[Clip]:
 
 
 def _is_video(path: Path) -> bool:
-    return not path.name.startswith(".") and (
-        path.is_dir() or path.suffix.lower() in READ_SUFFIXES
-    )
+    return not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in READ_SUFFIXES)
 
 
 def image_files(folder: Path) -> list[Path]:
