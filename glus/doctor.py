@@ -25,9 +25,12 @@ from glus.api import GLUS
 from glus.errors import InputError
 from glus.evaluation.parallel import default_workers
 from glus.inference.budget import GIB, free_host_memory
+from glus.io import read_json
 from glus.registry import WEIGHTS, bundled_folders
 from glus.training.launch import import_deepspeed
 from glus.video.writing import ALPHA_ENCODER, ENCODERS
+from kfs.checkpoints import FORMAT as SELECTOR_FORMAT
+from kfs.checkpoints import load_selector
 
 PACKAGES = ("glus", "torch", "transformers", "sam2", "safetensors", "av", "numpy")
 BACKENDS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
@@ -160,6 +163,9 @@ def disk() -> list[Facts]:
 def checkpoint(folder: Path) -> Facts:
     """Whether a bundled checkpoint loads and gives the numbers stored in it."""
     try:
+        if read_json(folder / "config.json", "checkpoint config").get("format") == SELECTOR_FORMAT:
+            load_selector(folder)
+            return {"path": str(folder), "works": True, "detail": "a key-frame selector (docs/kfs.md)"}
         report = GLUS.from_pretrained(folder, device="cpu").self_check()
     except InputError as error:
         return {"path": str(folder), "works": False, "detail": str(error)}

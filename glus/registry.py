@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glus.io import read_json
+
 LLAMA = "LLaMA-1 terms through LISA-7B-v1 (non-commercial research)"
 _HUB_FILES = {"pytorch_model-00001-of-00002.bin": "9.98 GB", "pytorch_model-00002-of-00002.bin": "4.48 GB"}
 _RELEASED_BYTES = 14_454_343_880
@@ -130,6 +132,7 @@ def bundled() -> list[Weights]:
     """What `bundled_folders` hold, with the sizes of the files there."""
     found = []
     for folder in bundled_folders():
+        selector = read_json(folder / "config.json", "checkpoint config").get("format") == "kfs"
         sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))}
         found.append(
             Weights(
@@ -137,10 +140,10 @@ def bundled() -> list[Weights]:
                 "small, trained on generated videos; knows nothing of real ones",
                 str(folder),
                 "Apache-2.0",
-                f"--version {folder}",
+                f"--selector {folder}" if selector else f"--version {folder}",
                 {name: megabytes(size) for name, size in sizes.items()},
                 sum(sizes.values()),
-                note="scores: docs/tiny.md",
+                note=f"scores: docs/{'kfs' if selector else 'tiny'}.md",
             )
         )
     return found

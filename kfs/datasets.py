@@ -95,13 +95,19 @@ def read_annotations(root: Path, records: Sequence[Record]) -> list[Annotated]:
 def check_known(root: Path, records: Iterable[Record]) -> None:
     """Refuse IoU files of expressions that no record is about.
 
+    Where several data sets were annotated into one folder, videos that no record is of belong to the others.
+
     Raises:
         InputError: there is one; names it.
     """
     known = {(record.video, record.exp_id) for record in records}
+    videos = {video for video, _ in known}
+    shared = len(list(root.glob("annotation-*.json"))) > 1
     for path in sorted(root.rglob("*.json")):
         video, expression = path.parent.relative_to(root).as_posix(), path.stem
-        if video != "." and not path.name.startswith(".") and (video, expression) not in known:
+        if video == "." or path.name.startswith(".") or (shared and video not in videos):
+            continue
+        if (video, expression) not in known:
             raise InputError(
                 f"{path}: no expression {expression} of a video {video} in the data sets it is used for"
             )

@@ -39,7 +39,8 @@ make_ious() { # split, videos, seed
         "$python" -m glus data synthetic --out "$data" --set_name "$1" --videos "$2" --seed "$3" \
             ${video_options[@]+"${video_options[@]}"}
     fi
-    MODEL=$glus SET_NAME=$1 SAVE_DIR=$out/masks_$1 bash scripts/inference.sh
+    # without key frames, whatever SCORE_JSON the caller has exported
+    SCORE_JSON='' MODEL=$glus SET_NAME=$1 SAVE_DIR=$out/masks_$1 bash scripts/inference.sh
     "$python" -m kfs annotate --dataset "mevis:$1" --dataset_dir "$data" --pred_path "$out/masks_$1" \
         --iou_path "$out/ious_$1" --absent "${ABSENT:-zero}"
 }

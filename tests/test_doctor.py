@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_selector import tiny_selector
 
-from glus import doctor
+from glus import doctor, registry
 from glus.registry import bundled_folders
+from kfs.checkpoints import save_selector
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,16 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path, facts: dict[str, Any]) -> 
     facts["checkpoints"] = [report]
     assert doctor.advice(facts)[0].startswith(f"{folder} does not work")
     assert "broken on the CPU: no" in doctor.runs(facts)
+
+
+def test_a_bundled_selector_is_known_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "kfs-tiny"
+    save_selector(tiny_selector(), folder)
+    report = doctor.checkpoint(folder)
+    assert report["works"] is True
+    assert "selector" in report["detail"]
+    monkeypatch.setattr(registry, "bundled_folders", lambda: [folder])
+    (weights,) = registry.bundled()
+    assert f"--selector {folder}" in "\n".join(registry.lines(weights))
+    (folder / "model.safetensors").write_bytes(b"")
+    assert doctor.checkpoint(folder)["works"] is False

@@ -48,11 +48,6 @@ def save_frame_ious(folder: Path, protocol: str, scored: Scored, absent: Absent,
     check_policy(folder, absent)
     sound = [s for s in scored.kept if not s.faults]
     lists = [frame_ious(s, absent) for s in sound]
-    for s, values in zip(sound, lists, strict=True):
-        target = folder / s.expression.video / f"{s.expression.exp_id}.json"
-        with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_json(target, values, indent=None)
     run = predictions / ".glus" / "run.json"
     content: dict[str, Any] = {
         "protocol": protocol,
@@ -64,8 +59,14 @@ def save_frame_ious(folder: Path, protocol: str, scored: Scored, absent: Absent,
         "predictions": str(predictions),
         "run": read_json(run, "record of the run") if run.is_file() else None,
     }
-    with disk_errors(about):
+    with disk_errors(about):  # first: files of a run that is killed have a policy, too
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(about, content)
+    for s, values in zip(sound, lists, strict=True):
+        target = folder / s.expression.video / f"{s.expression.exp_id}.json"
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_json(target, values, indent=None)
     logger.info("wrote %s/<video>/<exp_id>.json of %d expressions", folder, len(sound))
 
 

@@ -226,6 +226,14 @@ def test_bad_folders_of_iou_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"v_1/0\.json: no expression 0 of a video v_1"):
         open_source(data_of(tmp_path))
     unknown.unlink()
+    other = ious / "of_another_set/0.json"
+    other.parent.mkdir()
+    other.write_text("[0, 0]")
+    with pytest.raises(InputError, match="no expression 0 of a video of_another_set"):
+        open_source(data_of(tmp_path))
+    for protocol in ("mevis", "refytvos"):  # several sets in one folder
+        (ious / f"annotation-{protocol}.json").write_text('{"absent": "one"}')
+    assert len(open_source(data_of(tmp_path)).sets) == 1
     (ious / "v_1/00.json").write_text(json.dumps([None] * 4))
     sets = open_source(data_of(tmp_path)).sets
     assert [one.record.exp_id for video in sets[0].videos for one in video] == ["01"]
