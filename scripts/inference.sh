@@ -29,21 +29,7 @@ TEXT
 fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-VAL_SET=${VAL_SET:-mevis}
-SET_NAME=${SET_NAME:-valid_u}
-
-arguments=(
-    --version "${MODEL:-${CKPT_DIR:-$root/checkpoints}/glus-tiny}"
-    --dataset_dir "${DATA_DIR:-data}"
-    --val_set "$VAL_SET"
-    --set_name "$SET_NAME"
-    --vis_save_path "${SAVE_DIR:-${OUT_DIR:-outputs}/${VAL_SET}_$SET_NAME}"
-)
-if [[ -n ${SCORE_JSON:-} ]]; then arguments+=(--use_kf --score_json "$SCORE_JSON"); fi
-if [[ ${NUM_GPUS:-} == 0 ]]; then arguments+=(--device cpu); fi
-if [[ -n ${WORKERS:-} ]]; then
-    arguments+=(--workers "$WORKERS")
-elif [[ ${NUM_GPUS:-0} != 0 ]]; then
-    arguments+=(--device cuda --workers "$NUM_GPUS")
-fi
-exec "$python" -m glus infer "${arguments[@]}" "$@"
+source "$root/scripts/launch_inference.sh"
+key_frames=()
+if [[ -n ${SCORE_JSON:-} ]]; then key_frames=(--use_kf --score_json "$SCORE_JSON"); fi
+infer glus infer glus-tiny "" ${key_frames[@]+"${key_frames[@]}"} "$@"

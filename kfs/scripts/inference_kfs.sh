@@ -27,20 +27,5 @@ TEXT
 fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/environment.sh"
-VAL_SET=${VAL_SET:-mevis}
-SET_NAME=${SET_NAME:-valid_u}
-
-arguments=(
-    --version "${MODEL:-${CKPT_DIR:-$root/checkpoints}/kfs-tiny}"
-    --dataset_dir "${DATA_DIR:-data}"
-    --val_set "$VAL_SET"
-    --set_name "$SET_NAME"
-    --vis_save_path "${SAVE_DIR:-${OUT_DIR:-outputs}/${VAL_SET}_${SET_NAME}_scores}"
-)
-if [[ ${NUM_GPUS:-} == 0 ]]; then arguments+=(--device cpu); fi
-if [[ -n ${WORKERS:-} ]]; then
-    arguments+=(--workers "$WORKERS")
-elif [[ ${NUM_GPUS:-0} != 0 ]]; then
-    arguments+=(--device cuda --workers "$NUM_GPUS")
-fi
-exec "$python" -m kfs score "${arguments[@]}" "$@"
+source "$root/scripts/launch_inference.sh"
+infer kfs score kfs-tiny _scores "$@"

@@ -9,7 +9,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import kfs_golden
 import pytest
+
+from glus.text.tokenizer import GlusTokenizer
+from kfs.model import SelectorModel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +62,19 @@ def eval_trees(golden: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     out = tmp_path_factory.mktemp("eval_trees")
     subprocess.run([sys.executable, golden("eval") / "materialize.py", out], check=True)
     return out
+
+
+@pytest.fixture(scope="module")
+def kfs_root(golden: Callable[[str], Path]) -> Path:
+    return golden("kfs")
+
+
+@pytest.fixture(scope="module")
+def kfs_tokenizer(kfs_root: Path, golden: Callable[[str], Path]) -> GlusTokenizer:
+    return kfs_golden.golden_tokenizer(kfs_root, golden("glus"))
+
+
+@pytest.fixture(scope="module")
+def kfs_model(kfs_root: Path) -> SelectorModel:
+    """Frozen."""
+    return kfs_golden.golden_selector(kfs_root).requires_grad_(False)

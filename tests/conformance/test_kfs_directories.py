@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from kfs_golden import add_golden_lora, golden_selector, golden_tensors, golden_tokenizer, load
+from kfs_golden import add_golden_lora, golden_selector, golden_tensors, load
 from tiny import clip_config, clip_state, same_weights
 
 from glus.errors import InputError
@@ -24,41 +23,33 @@ pytest.importorskip("peft")
 
 
 @pytest.fixture(scope="module")
-def root(golden: Callable[[str], Path]) -> Path:
-    return golden("kfs")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(root: Path, golden: Callable[[str], Path]) -> GlusTokenizer:
-    return golden_tokenizer(root, golden("glus"))
-
-
-@pytest.fixture(scope="module")
-def merged(root: Path) -> State:
+def merged(kfs_root: Path) -> State:
     """Under our names, adapters folded in."""
-    model = golden_selector(root)
-    add_golden_lora(model, root)
+    model = golden_selector(kfs_root)
+    add_golden_lora(model, kfs_root)
     return merged_state(model)
 
 
 @pytest.fixture(scope="module")
-def clip(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip(kfs_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLIP apart, as the hub publishes it."""
     folder = tmp_path_factory.mktemp("clip")
-    model = golden_selector(root)
+    model = golden_selector(kfs_root)
     torch.save(clip_state(model), folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps(clip_config(model)))
     return folder
 
 
-def config_of(root: Path) -> SelectorConfig:
-    return golden_selector(root).config
+def config_of(kfs_root: Path) -> SelectorConfig:
+    return golden_selector(kfs_root).config
 
 
-def test_merged_directory(root: Path, tokenizer: GlusTokenizer, merged: State, clip: Path, tmp_path: Path) -> None:
+def test_merged_directory(
+    kfs_root: Path, kfs_tokenizer: GlusTokenizer, merged: State, clip: Path, tmp_path: Path
+) -> None:
     """Files, settings and keys as recorded, but for what is wrong there (defect 17); and it loads."""
-    spec, arrays = load(root, "merge")
-    write_merged(tmp_path, config_of(root), merged, tokenizer, torch.float32)
+    spec, arrays = load(kfs_root, "merge")
+    write_merged(tmp_path, config_of(kfs_root), merged, kfs_tokenizer, torch.float32)
     assert sorted(path.name for path in tmp_path.iterdir()) == spec["files"]
     tensors = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
     assert {key: list(value.shape) for key, value in tensors.items()} == spec["keys"]
@@ -72,17 +63,17 @@ def test_merged_directory(root: Path, tokenizer: GlusTokenizer, merged: State, c
     for file in ("tokenizer_config", "added_tokens", "special_tokens_map"):
         assert json.loads((tmp_path / f"{file}.json").read_text()) == spec[file]
     loaded = load_selector(tmp_path, vision=clip)
-    own = SelectorModel(config_of(root), tokenizer.added_id("[SCORE]"))
+    own = SelectorModel(config_of(kfs_root), kfs_tokenizer.added_id("[SCORE]"))
     own.load_state_dict(merged)
     assert same_weights(loaded.model, own)
-    assert loaded.config == config_of(root)
+    assert loaded.config == config_of(kfs_root)
     assert loaded.tokenizer.legacy is spec["tokenizer_config"]["legacy"]
 
 
-def test_bf16_rounds_once(root: Path, tokenizer: GlusTokenizer, merged: State, tmp_path: Path) -> None:
+def test_bf16_rounds_once(kfs_root: Path, kfs_tokenizer: GlusTokenizer, merged: State, tmp_path: Path) -> None:
     """Defect 31: the original merges in bf16 and rounds twice; dtypes as it stores them."""
-    spec, arrays = load(root, "merge")
-    write_merged(tmp_path, config_of(root), merged, tokenizer, torch.bfloat16)
+    spec, arrays = load(kfs_root, "merge")
+    write_merged(tmp_path, config_of(kfs_root), merged, kfs_tokenizer, torch.bfloat16)
     tensors = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
     found = {f"{key.rsplit('.', 1)[-1]}:{value.dtype}" for key, value in tensors.items()}
     assert sorted(found) == sorted(spec["dtypes_bf16_run"])
@@ -96,29 +87,29 @@ def test_bf16_rounds_once(root: Path, tokenizer: GlusTokenizer, merged: State, t
         assert np.abs(ours.numpy() - arrays[key]).max() < 0.01
 
 
-def write_start(folder: Path, root: Path, tokenizer: GlusTokenizer) -> Path:
+def write_start(folder: Path, kfs_root: Path, kfs_tokenizer: GlusTokenizer) -> Path:
     """The initial model as recorded: weights without those that training adds."""
-    spec = json.loads((root / "tiny_model.json").read_text())
+    spec = json.loads((kfs_root / "tiny_model.json").read_text())
     folder.mkdir()
-    state = golden_tensors(root, {k: v for k, v in spec["shapes"].items() if "text_hidden_fcs" not in k})
+    state = golden_tensors(kfs_root, {k: v for k, v in spec["shapes"].items() if "text_hidden_fcs" not in k})
     state = {k: v for k, v in state.items() if "vision_tower" not in k}
     words = spec["chatunivi_config"]["vocab_size"]
     for key in ("model.embed_tokens.weight", "lm_head.weight"):
         state[key] = state[key][:words].clone()
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps(spec["chatunivi_config"]))
-    tokenizer.save(folder)
+    kfs_tokenizer.save(folder)
     (folder / "added_tokens.json").unlink()
     return folder
 
 
-def test_initial_directory(root: Path, tokenizer: GlusTokenizer, clip: Path, tmp_path: Path) -> None:
-    spec = json.loads((root / "tiny_model.json").read_text())
-    folder = write_start(tmp_path / "start", root, tokenizer)
+def test_initial_directory(kfs_root: Path, kfs_tokenizer: GlusTokenizer, clip: Path, tmp_path: Path) -> None:
+    spec = json.loads((kfs_root / "tiny_model.json").read_text())
+    folder = write_start(tmp_path / "start", kfs_root, kfs_tokenizer)
     loaded = load_selector(folder, vision=clip)
     assert loaded.model.score_id == spec["score_token_id"]
-    assert loaded.tokenizer.added_tokens == tokenizer.added_tokens
-    own, wanted = loaded.model.state_dict(), golden_selector(root).state_dict()
+    assert loaded.tokenizer.added_tokens == kfs_tokenizer.added_tokens
+    own, wanted = loaded.model.state_dict(), golden_selector(kfs_root).state_dict()
     for key, value in own.items():
         if not key.startswith("score_head."):
             assert torch.equal(value[:32000], wanted[key][:32000]), key
@@ -128,9 +119,9 @@ def test_initial_directory(root: Path, tokenizer: GlusTokenizer, clip: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["chatunivi_7b", "kfs_7b_hf"])
-def test_7b_is_strict_both_ways(root: Path, name: str) -> None:
+def test_7b_is_strict_both_ways(kfs_root: Path, name: str) -> None:
     """The recorded directory fits the model of its sizes; without a key, with one more or another shape not."""
-    recorded: dict[str, list[int]] = json.loads((root / f"manifest_{name}.json").read_text())
+    recorded: dict[str, list[int]] = json.loads((kfs_root / f"manifest_{name}.json").read_text())
     merged = name == "kfs_7b_hf"
     words = recorded["lm_head.weight"][0]
     model_config = SelectorConfig()

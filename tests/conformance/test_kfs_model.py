@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kfs_golden import golden_selector, golden_tensors, golden_tokenizer, load
+from kfs_golden import golden_tensors, load
 
 from glus.data.transforms import clip_image
 from glus.modeling.keys import KeyTable
@@ -21,54 +20,39 @@ from kfs.model import CHAT_UNIVI, RELEASED, SelectorConfig, SelectorModel
 
 
 @pytest.fixture(scope="module")
-def root(golden: Callable[[str], Path]) -> Path:
-    return golden("kfs")
-
-
-@pytest.fixture(scope="module")
-def model(root: Path) -> SelectorModel:
-    return golden_selector(root).requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(root: Path, golden: Callable[[str], Path]) -> GlusTokenizer:
-    return golden_tokenizer(root, golden("glus"))
-
-
-@pytest.fixture(scope="module")
-def videos(root: Path, model: SelectorModel) -> dict[str, torch.Tensor]:
+def videos(kfs_root: Path, kfs_model: SelectorModel) -> dict[str, torch.Tensor]:
     """Our tokens of the frames of every video of the set."""
-    _, arrays = load(root, "image_tokens")
+    _, arrays = load(kfs_root, "image_tokens")
     names = [key.removesuffix("_frames") for key in arrays if key.endswith("_frames")]
     assert names
-    size = model.config.vision.image_size
+    size = kfs_model.config.vision.image_size
     clips = {name: torch.stack([clip_image(frame, size) for frame in arrays[f"{name}_frames"]]) for name in names}
-    return {name: model.encode_clip(clip) for name, clip in clips.items()}
+    return {name: kfs_model.encode_clip(clip) for name, clip in clips.items()}
 
 
-def test_weights_are_the_golden_ones(root: Path) -> None:
-    spec = json.loads((root / "tiny_model.json").read_text())
-    for key, value in golden_tensors(root, spec["shapes"]).items():
+def test_weights_are_the_golden_ones(kfs_root: Path) -> None:
+    spec = json.loads((kfs_root / "tiny_model.json").read_text())
+    for key, value in golden_tensors(kfs_root, spec["shapes"]).items():
         sums = [value.double().sum().item(), value.double().abs().sum().item()]
         np.testing.assert_allclose(sums, spec["weight_sums"][key], rtol=1e-9, atol=1e-9, err_msg=key)
 
 
-def test_frames_to_tokens(root: Path, model: SelectorModel, videos: dict[str, torch.Tensor]) -> None:
-    _, arrays = load(root, "image_tokens")
+def test_frames_to_tokens(kfs_root: Path, kfs_model: SelectorModel, videos: dict[str, torch.Tensor]) -> None:
+    _, arrays = load(kfs_root, "image_tokens")
     for name, tokens in videos.items():
-        clip = torch.stack([clip_image(f, model.config.vision.image_size) for f in arrays[f"{name}_frames"]])
+        clip = torch.stack([clip_image(f, kfs_model.config.vision.image_size) for f in arrays[f"{name}_frames"]])
         wanted = arrays[f"{name}_pixel_values_frame0_stride4"]
         np.testing.assert_allclose(clip[0, :, ::4, ::4], wanted, rtol=0, atol=1e-5)
-        features = model.vision.patches(clip)
+        features = kfs_model.vision.patches(clip)
         np.testing.assert_allclose(features, arrays[f"{name}_features"], rtol=0, atol=1e-4)
         np.testing.assert_allclose(tokens, arrays[f"{name}_tokens"], rtol=0, atol=1e-4)
 
 
 def test_scores(
-    root: Path, model: SelectorModel, tokenizer: GlusTokenizer, videos: dict[str, torch.Tensor]
+    kfs_root: Path, kfs_model: SelectorModel, kfs_tokenizer: GlusTokenizer, videos: dict[str, torch.Tensor]
 ) -> None:
-    spec, arrays = load(root, "scores")
-    meta = json.loads((root / "meta_expressions.json").read_text())["videos"]
+    spec, arrays = load(kfs_root, "scores")
+    meta = json.loads((kfs_root / "meta_expressions.json").read_text())["videos"]
     assert spec["items"]
     for number, item in enumerate(spec["items"]):
         video, expression, frame = Path(item["output"]).with_suffix("").parts[-3:]
@@ -79,20 +63,20 @@ def test_scores(
         said = prompts.clean_expression(meta[video]["expressions"][expression]["exp"])
         text = prompts.conversation(said, len(references))
         assert text == item["prompt"]
-        ids, _ = label_conversation(text, tokenizer)
+        ids, _ = label_conversation(text, kfs_tokenizer)
         wanted = arrays["input_ids"][number]
         assert ids == wanted[wanted != -1].tolist()
         assert [len(ids), len(references) + 1] == [item["input_length"], item["num_images"]]
-        batch = model.assemble([ids], videos[video][[*references, target]])
-        hidden = model.score_states(model.states(batch), batch)
+        batch = kfs_model.assemble([ids], videos[video][[*references, target]])
+        hidden = kfs_model.score_states(kfs_model.states(batch), batch)
         np.testing.assert_allclose(hidden[0], arrays["hidden"][number], rtol=0, atol=5e-5)
-        assert abs(float(model.score_of(hidden)) - item["score"]) <= 5e-5, item["output"]
+        assert abs(float(kfs_model.score_of(hidden)) - item["score"]) <= 5e-5, item["output"]
 
 
 def test_scores_of_a_batch_are_those_of_single_rows(
-    root: Path, model: SelectorModel, videos: dict[str, torch.Tensor]
+    kfs_root: Path, kfs_model: SelectorModel, videos: dict[str, torch.Tensor]
 ) -> None:
-    spec, arrays = load(root, "scores")
+    spec, arrays = load(kfs_root, "scores")
     chosen = [0, len(spec["items"]) - 1]  # of different lengths, so that one is padded
     rows = [[int(token) for token in arrays["input_ids"][number] if token != -1] for number in chosen]
     items = [spec["items"][number] for number in chosen]
@@ -101,26 +85,26 @@ def test_scores_of_a_batch_are_those_of_single_rows(
         for item in items
     ]
     assert len(rows[0]) != len(rows[1])
-    scores = model.score(rows, torch.cat(used))
+    scores = kfs_model.score(rows, torch.cat(used))
     np.testing.assert_allclose(scores, [item["score"] for item in items], rtol=0, atol=5e-5)
 
 
-def test_sequence(root: Path, model: SelectorModel, videos: dict[str, torch.Tensor]) -> None:
-    _, arrays = load(root, "sequence")
+def test_sequence(kfs_root: Path, kfs_model: SelectorModel, videos: dict[str, torch.Tensor]) -> None:
+    _, arrays = load(kfs_root, "sequence")
     ids = arrays["input_ids"][0].tolist()
-    items, known = load(root, "scores")
+    items, known = load(kfs_root, "scores")
     same = [n for n, row in enumerate(known["input_ids"]) if row[row != -1].tolist() == ids]
     fitting = []
     for number in same:  # the same prompt is asked of several frames: the embeddings tell which
         item = items["items"][number]
         clip = videos[Path(item["output"]).parts[-3]]
-        batch = model.assemble([ids], clip[[*item["reference_indices"], item["target_index"]]])
+        batch = kfs_model.assemble([ids], clip[[*item["reference_indices"], item["target_index"]]])
         if np.abs(batch.embeddings[0].numpy() - arrays["inputs_embeds"]).max() <= 1e-4:
             fitting.append(batch)
     assert fitting
     batch = fitting[0]
     np.testing.assert_array_equal(batch.attention_mask[0], arrays["attention_mask"].astype(bool))
-    states = model.states(batch)[0]
+    states = kfs_model.states(batch)[0]
     np.testing.assert_allclose(states[::16], arrays["final_hidden_stride16"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(states[-8:], arrays["final_hidden_last8"], rtol=0, atol=1e-4)
 
@@ -130,15 +114,15 @@ def own_shapes(table: KeyTable, recorded: dict[str, Any]) -> dict[str, tuple[int
     return {key: shape for key, shape in named.items() if key is not None}
 
 
-def test_recorded_layouts_are_ours(root: Path) -> None:
+def test_recorded_layouts_are_ours(kfs_root: Path) -> None:
     """Names and shapes of the 7B directories: no key unknown, none missing."""
     with torch.device("meta"):
-        model = SelectorModel(SelectorConfig(), score_id=32000)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        kfs_model = SelectorModel(SelectorConfig(), score_id=32000)
+    shapes = {key: tuple(value.shape) for key, value in kfs_model.state_dict().items()}
     language = {key: shape for key, shape in shapes.items() if not key.startswith("vision.tower.")}
-    merged = json.loads((root / "manifest_kfs_7b_hf.json").read_text())
+    merged = json.loads((kfs_root / "manifest_kfs_7b_hf.json").read_text())
     assert own_shapes(RELEASED, merged) == language
-    start = own_shapes(CHAT_UNIVI, json.loads((root / "manifest_chatunivi_7b.json").read_text()))
+    start = own_shapes(CHAT_UNIVI, json.loads((kfs_root / "manifest_chatunivi_7b.json").read_text()))
     embedding, head = "language.decoder.embed_tokens.weight", "language.lm_head.weight"
     words = {key: (shapes[key][0] - 1, shapes[key][1]) for key in (embedding, head)}  # [SCORE] is not there yet
     assert start == {key: shape for key, shape in language.items() if not key.startswith("score_head.")} | words

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kfs_golden import add_golden_lora, golden_selector, golden_tensors, golden_tokenizer, load
+from kfs_golden import add_golden_lora, golden_selector, golden_tensors, load
 
 from glus.text.labels import collate
 from glus.text.tokenizer import GlusTokenizer
@@ -24,41 +23,31 @@ PREFIX = "base_model.model."
 
 
 @pytest.fixture(scope="module")
-def root(golden: Callable[[str], Path]) -> Path:
-    return golden("kfs")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(root: Path, golden: Callable[[str], Path]) -> GlusTokenizer:
-    return golden_tokenizer(root, golden("glus"))
-
-
-@pytest.fixture(scope="module")
-def model(root: Path) -> SelectorModel:
-    model = golden_selector(root)
-    add_golden_lora(model, root)
+def model(kfs_root: Path) -> SelectorModel:
+    model = golden_selector(kfs_root)
+    add_golden_lora(model, kfs_root)
     return model
 
 
-def tokens_of(root: Path, sample: dict[str, Any]) -> torch.Tensor:
+def tokens_of(kfs_root: Path, sample: dict[str, Any]) -> torch.Tensor:
     """Tokens of a sample's images, once per conversation."""
-    clip = torch.from_numpy(load(root, "image_tokens")[1][f"{sample['video']}_tokens"])
+    clip = torch.from_numpy(load(kfs_root, "image_tokens")[1][f"{sample['video']}_tokens"])
     return clip[[*sample["reference_frames"], sample["target_frame"]] * len(sample["prompts"])]
 
 
-def test_steps(root: Path, model: SelectorModel, tokenizer: GlusTokenizer) -> None:
-    spec, arrays = load(root, "train_step")
+def test_steps(kfs_root: Path, model: SelectorModel, kfs_tokenizer: GlusTokenizer) -> None:
+    spec, arrays = load(kfs_root, "train_step")
     assert spec["runs"]
     for name, run in spec["runs"].items():
         samples = [spec[letter] for letter in name]
-        batch = collate([sample["prompts"] for sample in samples], tokenizer)
+        batch = collate([sample["prompts"] for sample in samples], kfs_tokenizer)
         np.testing.assert_array_equal(batch.input_ids, arrays[f"{name}_input_ids"])
         np.testing.assert_array_equal(batch.labels, arrays[f"{name}_labels"])
         np.testing.assert_array_equal(batch.offset, run["offset"])
         lengths = batch.attention_mask.sum(axis=1)
         rows = [row[:length].tolist() for row, length in zip(batch.input_ids, lengths, strict=True)]
         labels = [row[:length].tolist() for row, length in zip(batch.labels, lengths, strict=True)]
-        tokens = torch.cat([tokens_of(root, sample) for sample in samples])
+        tokens = torch.cat([tokens_of(kfs_root, sample) for sample in samples])
         check_forward(model, rows, labels, tokens, run, arrays[f"{name}_hidden"])
         model.zero_grad()
         losses = selector_losses(model, rows, labels, tokens, [torch.tensor(s["scores"]) for s in samples])
@@ -115,12 +104,12 @@ def check_gradients(
         np.testing.assert_allclose(float(grad.norm()), norm, rtol=1e-4, err_msg=key)
 
 
-def test_what_trains(root: Path, model: SelectorModel) -> None:
+def test_what_trains(kfs_root: Path, model: SelectorModel) -> None:
     trained = {RELEASED.to_foreign(name) for name, value in model.named_parameters() if value.requires_grad}
-    assert trained == set(json.loads((root / "train_step.json").read_text())["trainable"])
+    assert trained == set(json.loads((kfs_root / "train_step.json").read_text())["trainable"])
 
 
-def test_recorded_training_checkpoint_is_ours(root: Path) -> None:
+def test_recorded_training_checkpoint_is_ours(kfs_root: Path) -> None:
     """The 7B one, without peft's prefix and under our names: all keys, and those that train."""
     with torch.device("meta"):
         model = SelectorModel(SelectorConfig(), score_id=32000)
@@ -128,7 +117,7 @@ def test_recorded_training_checkpoint_is_ours(root: Path) -> None:
     select_trainable(model)
     shapes = {}
     for file in ("train", "trainable"):
-        recorded = json.loads((root / f"manifest_kfs_7b_{file}.json").read_text())
+        recorded = json.loads((kfs_root / f"manifest_kfs_7b_{file}.json").read_text())
         named = {RELEASED.to_own(key.removeprefix(PREFIX)): tuple(shape) for key, shape in recorded.items()}
         shapes[file] = {key: shape for key, shape in named.items() if key is not None}
     ours = {key.replace(".base_layer.", "."): value for key, value in model.named_parameters()}
@@ -136,8 +125,8 @@ def test_recorded_training_checkpoint_is_ours(root: Path) -> None:
     assert {key for key, value in ours.items() if value.requires_grad} == shapes["trainable"].keys()
 
 
-def test_merge(root: Path, model: SelectorModel) -> None:
-    spec, arrays = load(root, "merge")
+def test_merge(kfs_root: Path, model: SelectorModel) -> None:
+    spec, arrays = load(kfs_root, "merge")
     merged = {RELEASED.to_foreign(key): value for key, value in merged_state(model).items()}
     saved = {key: list(value.shape) for key, value in merged.items() if "vision_tower" not in key}
     assert saved == {key: shape for key, shape in spec["keys"].items() if not key.endswith("inv_freq")}
@@ -147,12 +136,12 @@ def test_merge(root: Path, model: SelectorModel) -> None:
         np.testing.assert_allclose(merged[key], arrays[key], rtol=0, atol=1e-6, err_msg=key)
 
 
-def test_merge_of_a_training_checkpoint(root: Path) -> None:
+def test_merge_of_a_training_checkpoint(kfs_root: Path) -> None:
     """The same from a consolidated state, whose adapted layers keep their plain names."""
-    spec, arrays = load(root, "merge")
-    shapes = json.loads((root / "tiny_model.json").read_text())["shapes"]
-    shapes |= json.loads((root / "train_step.json").read_text())["lora_shapes"]
-    merged = fold_lora(RELEASED.rename(golden_tensors(root, shapes), "golden"), spec["scaling"])
+    spec, arrays = load(kfs_root, "merge")
+    shapes = json.loads((kfs_root / "tiny_model.json").read_text())["shapes"]
+    shapes |= json.loads((kfs_root / "train_step.json").read_text())["lora_shapes"]
+    merged = fold_lora(RELEASED.rename(golden_tensors(kfs_root, shapes), "golden"), spec["scaling"])
     for key in (key for key in arrays if not key.startswith("bf16.")):
         own = RELEASED.to_own(key)
         assert own is not None
